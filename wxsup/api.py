@@ -1,0 +1,171 @@
+"""The HTTP API: Falcon resources over the controller, and everything else under /openwx/ passed on to a client.
+
+Replies are those of openwx-api.md 9.3, in the documented form.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+import falcon
+
+from wxsup.controller import Controller
+from wxsup.errors import ApiNotFound, NameInvalid, ParameterRefused, WxsupError
+from wxsup.proxy import Proxy
+
+logger = logging.getLogger(__name__)
+
+FORM = "application/x-www-form-urlencoded"
+FORM_LIMIT = 65536
+MAX_FIELDS = 200
+
+
+class StartClient:
+    """start_client: the start parameters come in the query, by POST also in a form."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        params = _parameters(req)
+        _reply(resp, self._controller.start(params.pop("client", ""), params))
+
+    on_post = on_get
+
+
+class StopClient:
+    """stop_client: answers when the process is gone."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        _reply(resp, self._controller.stop(_parameters(req).get("client", "")))
+
+    on_post = on_get
+
+
+class CheckClient:
+    """check_client: the whole state of one client or of all."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        _reply(resp, {"code": 0, "client": self._controller.check(_parameters(req).get("client"))})
+
+    on_head = on_get
+
+
+class GetQrcode:
+    """get_qrcode: the picture to scan, or 404 when no scan is wanted; it only reads."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        picture = self._controller.qrcode(_parameters(req).get("client", ""))
+        resp.cache_control = ["no-cache"]
+        if picture is None:
+            resp.status = falcon.HTTP_404
+            resp.content_type = falcon.MEDIA_HTML
+            return
+        # WeChat's own picture of the web protocol is a JPEG, the one that we draw a PNG.
+        resp.content_type = "image/png" if picture.startswith(b"\x89PNG") else "image/jpg"
+        resp.data = picture
+
+    on_head = on_get
+
+
+def create_app(controller: Controller, proxy: Proxy) -> falcon.App[falcon.Request, falcon.Response]:
+    """Return the WSGI application over `controller`."""
+    app = falcon.App()
+    app.add_route("/openwx/start_client", StartClient(controller))
+    app.add_route("/openwx/stop_client", StopClient(controller))
+    app.add_route("/openwx/check_client", CheckClient(controller))
+    app.add_route("/openwx/get_qrcode", GetQrcode(controller))
+
+    def pass_on(req: falcon.Request, resp: falcon.Response, **_: object) -> None:
+        name = _query(req).get("client", "")
+        address = controller.address(name)
+        answer = proxy.forward(address, req.env, alive=lambda: controller.alive(name))
+        resp.status = answer.status
+        # Falcon sets a type of its own where the client sent none; what the client sent wins.
+        resp.content_type = None
+        for header, value in answer.headers:
+            resp.append_header(header, value)
+        if answer.length is not None:
+            resp.set_stream(answer.body, answer.length)
+        else:
+            resp.stream = answer.body
+
+    def not_found(req: falcon.Request, resp: falcon.Response, **_: object) -> None:
+        raise ApiNotFound
+
+    # Sinks are asked last added first.
+    app.add_sink(not_found)
+    app.add_sink(pass_on, "/openwx/")
+    app.add_error_handler(Exception, _on_defect)
+    app.add_error_handler(falcon.HTTPError, _on_http_error)
+    app.add_error_handler(WxsupError, _on_error)
+    return app
+
+
+def _parameters(req: falcon.Request) -> dict[str, str]:
+    """Return the parameters of a call to the controller itself, from the query and from a form."""
+    found = _query(req)
+    if req.method == "POST" and (req.content_type or "").partition(";")[0].strip().lower() == FORM:
+        content = req.bounded_stream.read(FORM_LIMIT + 1)
+        if len(content) > FORM_LIMIT:
+            raise ParameterRefused("body", f"a form of more than {FORM_LIMIT} bytes")
+        for name, value in _pairs(content.decode("latin-1"), found):
+            found[name] = value
+    return found
+
+
+def _query(req: falcon.Request) -> dict[str, str]:
+    """Return the query; raise NameInvalid or ParameterRefused when a parameter comes twice or is no UTF-8."""
+    return dict(_pairs(req.query_string, {}))
+
+
+def _pairs(encoded: str, before: Mapping[str, str]) -> list[tuple[str, str]]:
+    try:
+        pairs = parse_qsl(encoded, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+    except ValueError as ex:
+        raise NameInvalid(f"the parameters are not UTF-8, or more than {MAX_FIELDS}") from ex
+    seen = set(before)
+    for name, _ in pairs:
+        if name in seen:
+            if name == "client":
+                raise NameInvalid("client is given more than once")
+            raise ParameterRefused(name, "it is given more than once")
+        seen.add(name)
+    return pairs
+
+
+def _reply(resp: falcon.Response, body: Mapping[str, Any]) -> None:
+    resp.content_type = falcon.MEDIA_JSON
+    resp.data = json.dumps(body, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _on_error(req: falcon.Request, resp: falcon.Response, ex: WxsupError, params: Mapping[str, Any]) -> None:
+    resp.status = falcon.code_to_http_status(ex.http_status)
+    _reply(resp, ex.body())
+
+
+def _on_http_error(req: falcon.Request, resp: falcon.Response, ex: falcon.HTTPError, params: Mapping[str, Any]) -> None:
+    if isinstance(ex, (falcon.HTTPMethodNotAllowed, falcon.HTTPRouteNotFound)):
+        _on_error(req, resp, ApiNotFound(), params)
+        return
+    resp.status = ex.status
+    _reply(resp, {"code": -1, "status": ex.title or ex.status})
+
+
+def _on_defect(req: falcon.Request, resp: falcon.Response, ex: Exception, params: Mapping[str, Any]) -> None:
+    logger.error("request failed", exc_info=ex, extra={"action": "request", "path": req.path})
+    resp.status = falcon.HTTP_500
+    _reply(resp, {"code": -1, "status": "internal error"})

@@ -1,0 +1,135 @@
+"""The command wxsup; each command is a few lines over a module that does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wxsup import __version__, daemon, settings
+from wxsup.errors import SettingInvalid, WxsupError
+from wxsup.settings import Settings
+
+
+class _Group(click.Group):
+    """Says our errors in one sentence: exit code 2 for a bad setting, 1 for the rest."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SettingInvalid as ex:
+            raise click.UsageError(str(ex)) from ex
+        except WxsupError as ex:
+            raise click.ClickException(str(ex)) from ex
+
+
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` an option for every setting; it is called with the Settings and the flags that were given."""
+
+    def run(config: Path | None, **options: Any) -> None:
+        names = {item.name for item in fields(Settings)}
+        flags = {name: value for name, value in options.items() if name in names and value is not None}
+        rest = {name: value for name, value in options.items() if name not in names}
+        command(config=config, flags=flags, **rest)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__click_params__ = list(getattr(command, "__click_params__", []))  # type: ignore[attr-defined]
+    for item in reversed(fields(Settings)):
+        default = item.metadata["default"]
+        text = item.metadata["help"] + (f" [{default}]" if default else "")
+        run = click.option("--" + item.name.replace("_", "-"), item.name, metavar="VALUE", help=text)(run)
+    config = click.Path(path_type=Path, exists=True, dir_okay=False)
+    return click.option("--config", type=config, help="settings file [wxsup.toml or /etc/wxsup/wxsup.toml]")(run)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="wxsup")
+def main() -> None:
+    """Run many WeChat accounts on one server, each as a process of its own, behind one HTTP API.
+
+    Every setting can stand in wxsup.toml, in the environment as WXSUP_NAME, or on the command line as --name; the
+    later wins.
+    """
+
+
+@main.command()
+@click.option("--sandbox", is_flag=True, help="also run the sandbox, a pretend WeChat, and turn all clients to it")
+@_with_settings
+def up(config: Path | None, flags: dict[str, str], sandbox: bool) -> None:
+    """Run everything in the foreground under a supervisord of its own; Ctrl-C stops it."""
+    from wxsup.instance import Instance, sandbox_settings
+
+    loaded = settings.load(flags, config=config)
+    if sandbox:
+        flags = {**sandbox_settings(loaded), **flags}
+        loaded = settings.load(flags, config=config)
+    daemon.set_up_logging(loaded.log_level)
+    environment = settings.as_environment(flags) | ({settings.CONFIG: str(config)} if config else {})
+    Instance(loaded, sandbox=sandbox).run(environment, ready=lambda instance: _banner(loaded, instance.config, sandbox))
+
+
+def _banner(loaded: Settings, config: Path, sandbox: bool) -> None:
+    api = loaded.listen[0].url
+    click.echo(f"wxsup {__version__} is up; Ctrl-C stops everything.\n")
+    click.echo(f"  controller    {api}/openwx/...    log: {loaded.log_dir}/wxcontroller.log")
+    if sandbox:
+        click.echo(f"  sandbox       {loaded.sandbox_listen.url}/             a pretend WeChat with a phone page")
+    click.echo(f"  supervisord   supervisorctl -c {config} status\n")
+    click.echo("Next:")
+    click.echo(f"  curl '{api}/openwx/start_client?client=demo'")
+    if sandbox:
+        click.echo(f"  open {loaded.sandbox_listen.url}/ in a browser: scan the code there, confirm, write something")
+    else:
+        click.echo(f"  curl -o qr.png '{api}/openwx/get_qrcode?client=demo'    # scan it with WeChat")
+    click.echo(f"  curl '{api}/openwx/check_event?client=demo'")
+
+
+@main.command()
+@_with_settings
+def serve(config: Path | None, flags: dict[str, str]) -> None:
+    """Run the controller in the foreground, for a supervisor to start."""
+    from wxsup import serve as server
+
+    server.serve(settings.load(flags, config=config))
+
+
+@main.command()
+@click.option("--hold", type=float, default=25.0, show_default=True, help="seconds for which polls are held")
+@_with_settings
+def sandbox(config: Path | None, flags: dict[str, str], hold: float) -> None:
+    """Run the sandbox, a pretend WeChat with a phone page, in the foreground."""
+    from wxsup.sandbox import app
+
+    loaded = settings.load(flags, config=config)
+    daemon.set_up_logging(loaded.log_level)
+    daemon.set_title("wxsandbox")
+    address = loaded.sandbox_listen
+    app.serve((address.host, address.port), state=loaded.state_dir / "sandbox.json", hold=hold)
+
+
+@main.command()
+@click.argument("name")
+@_with_settings
+def render(config: Path | None, flags: dict[str, str], name: str) -> None:
+    """Show the files that starting the client NAME would write, without writing any."""
+    from wxsup.controller import open_controller
+
+    controller = open_controller(settings.load(flags, config=config))
+    for path, text in controller.render(name).items():
+        click.echo(f"# {path}\n{text}")
+
+
+@main.command()
+@_with_settings
+def sync(config: Path | None, flags: dict[str, str]) -> None:
+    """Finish starts and stops that a crash cut short; the running controller does so by itself."""
+    from wxsup.controller import open_controller
+
+    loaded = settings.load(flags, config=config)
+    daemon.set_up_logging(loaded.log_level)
+    controller = open_controller(loaded)
+    controller.prepare()
+    controller.sync()

@@ -1,0 +1,1 @@
+"""wxclient: one WeChat account, its login, its messages, its HTTP API."""

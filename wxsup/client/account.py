@@ -1,0 +1,149 @@
+"""One account from start to stop: lock, state, port, store, driver, in this order, and back."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wxsup import __version__, daemon, files, names, options, record
+from wxsup.client.drivers import Driver
+from wxsup.client.drivers.ilink import Ilink
+from wxsup.client.events import Events
+from wxsup.client.openwx import Openwx
+from wxsup.client.server import Server
+from wxsup.client.state import Login, LoginState
+from wxsup.client.store import Store
+from wxsup.errors import RecordInvalid
+from wxsup.model import Exit
+from wxsup.options import Options
+
+logger = logging.getLogger(__name__)
+
+LOCK_TIMEOUT = 15.0  # the time that an old copy may need to end
+FLUSH = 1.5
+DRIVER_END = 1.0
+
+PLUGINS = [{"name": "Mojo::Weixin::Plugin::Openwx", "priority": 98, "auto_call": None, "call_on_load": 1}]
+
+
+def run(slug: str, record_path: Path | None, stop: threading.Event) -> Exit:
+    """Run the client `slug` until `stop`; its options come from its record, or from the environment without one."""
+    daemon.set_up_logging("info")
+    try:
+        environment = record.variables(record_path.read_text(encoding="utf-8")) if record_path else os.environ
+        chosen = options.from_environment(environment)
+        if names.slug(chosen.account) != slug:
+            raise RecordInvalid(f"the record is of {chosen.account!r}, not of {slug}")
+    except (OSError, ValueError, RecordInvalid) as ex:
+        logger.error("record not usable", extra={"action": "start", "client": slug, "reason": str(ex)})
+        return Exit.USAGE
+    daemon.set_up_logging(chosen.log_level)
+    daemon.set_title(names.process_title(chosen.account))
+    for folder in (chosen.tmpdir, chosen.cookie_path.parent):
+        files.private_directory(folder)
+    try:
+        with files.locked(chosen.cookie_path.parent / "lock", timeout=LOCK_TIMEOUT):
+            return _Account(slug, chosen, environment, stop).run()
+    except BlockingIOError:
+        logger.error("another process holds this account", extra={"action": "start", "client": chosen.account})
+        return Exit.BUSY
+
+
+class _Account:
+    def __init__(self, slug: str, chosen: Options, environment: Mapping[str, str], stop: threading.Event) -> None:
+        self._slug = slug
+        self._options = chosen
+        self._environment = environment
+        self._stop = stop
+        self._exit = Exit.STOPPED
+        self._state = LoginState(chosen.state_path, _facts(chosen, environment))
+
+    def run(self) -> Exit:
+        chosen = self._options
+        chosen.qrcode_path.unlink(missing_ok=True)  # of an earlier process; nobody must scan it
+        files.replace(chosen.pid_path, str(os.getpid()), mode=0o640, durable=False)
+        self._state.enter(Login.LOADING)
+        try:
+            store = Store(chosen.cookie_path.with_name(f"wxclient_{self._slug}.sqlite"))
+        except (sqlite3.Error, OSError) as ex:
+            return self._refuse(f"the store cannot be opened: {ex}", Exit.FAILED)
+        events = Events(store, chosen)
+        self._state.changed = lambda old, new: self._tell(events, old, new)
+        driver = Ilink(chosen, self._state, store, events, started=self._environment.get("WXCLIENT_CREATED", ""))
+        api = Openwx(chosen, self._state, driver, events, stop=self._stop.set)
+        try:
+            server = Server(("127.0.0.1", chosen.plugin_openwx_port), api.answer)
+        except OSError as ex:
+            return self._refuse(f"port {chosen.plugin_openwx_port} cannot be opened: {ex.strerror}", Exit.BUSY)
+        threading.Thread(target=server.serve_forever, name="serve", daemon=True).start()
+        daemon.notify("READY=1")
+        events.start()
+        worker = threading.Thread(target=self._drive, args=(driver,), name="drive", daemon=True)
+        worker.start()
+        logger.info("client listens", extra={"action": "listen", "client": chosen.account})
+        self._stop.wait()
+        self._end(driver, worker, events)
+        server.server_close()
+        store.close()
+        return self._exit
+
+    def _drive(self, driver: Driver) -> None:
+        try:
+            self._exit = driver.run()
+        except Exception:
+            logger.exception("driver failed", extra={"action": "drive", "client": self._options.account})
+            self._exit = Exit.FAILED
+        finally:
+            self._stop.set()
+
+    def _end(self, driver: Driver, worker: threading.Thread, events: Events) -> None:
+        daemon.notify("STOPPING=1")
+        driver.stop()
+        worker.join(DRIVER_END)
+        self._state.enter(Login.STOP)
+        events.event("stop")
+        events.stop(grace=FLUSH)
+        for path in (self._options.qrcode_path, self._options.pid_path):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        logger.info("client stopped", extra={"action": "stop", "client": self._options.account})
+
+    def _tell(self, events: Events, old: Login, new: Login) -> None:
+        daemon.notify(f"STATUS={new.value}")
+        logger.info("state changed", extra={"action": "state", "client": self._options.account, "state": new.value})
+        events.event("state_change", old.value, new.value)
+
+    def _refuse(self, reason: str, code: Exit) -> Exit:
+        logger.error("client not started", extra={"action": "start", "client": self._options.account, "reason": reason})
+        self._state.enter(Login.STOP, error=reason)
+        return code
+
+
+def _facts(chosen: Options, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the state file always says, in the types of the document's example."""
+    return {
+        "account": chosen.account,
+        "driver": environment.get("WXCLIENT_DRIVER", ""),
+        "pid": os.getpid(),
+        "os": sys.platform,
+        "version": __version__,
+        "start_time": str(int(time.time())),
+        **{
+            name: str(getattr(chosen, name))
+            for name in ("tmpdir", "media_dir", "cookie_path", "qrcode_path", "pid_path", "state_path", "log_level")
+        },
+        "log_path": None,
+        "log_encoding": None,
+        "http_debug": "0",
+        **{name: str(int(getattr(chosen, name))) for name in ("download_media", "keep_cookie")},
+        "qrcode_count_max": chosen.qrcode_count_max,
+        "plugin": PLUGINS,
+    }

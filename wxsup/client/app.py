@@ -1,0 +1,33 @@
+"""wxclient: puts one account together and keeps it running until it is told to stop."""
+
+from __future__ import annotations
+
+import threading
+
+from wxsup import daemon
+
+# Before all other imports take their time: a SIGTERM must never find no handler (DESIGN.md 9).
+_stop = threading.Event()
+
+
+def main() -> None:
+    """Run the client that the command line names; ends with a code of model.Exit."""
+    daemon.on_stop(_stop.set)
+
+    import argparse
+    import os
+    import sys
+    from pathlib import Path
+
+    parser = argparse.ArgumentParser(
+        prog="wxclient", description="Run one WeChat account. A supervisor starts it; see wxsup --help."
+    )
+    parser.add_argument("slug", help="the client's name in the form that files and programs carry")
+    parser.add_argument("--record", type=Path, help="file with its environment; else the environment itself is taken")
+    arguments = parser.parse_args()
+    if "SUPERVISOR_ENABLED" in os.environ:
+        daemon.stop_with_parent()
+
+    from wxsup.client.account import run
+
+    sys.exit(run(arguments.slug, arguments.record, _stop))

@@ -1,0 +1,188 @@
+"""The login walk: a code is shown, scanned, confirmed (ilink-protocol.md 3)."""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wxsup import files
+from wxsup.client.drivers.ilink.session import Session
+from wxsup.client.drivers.ilink.wire import ApiError, Wire
+from wxsup.client.http import TransportError, TransportTimeout
+from wxsup.client.state import Login, LoginState
+from wxsup.errors import NotLoggedIn
+from wxsup.options import Options
+
+logger = logging.getLogger(__name__)
+
+POLL_PAUSE = 1.0
+CODE_LIFE = 120.0
+CODE_LIFE_MOST = 300.0  # without a word from the server
+RETRY_FIRST, RETRY_MOST = 2.0, 30.0
+
+
+@dataclass
+class _Code:
+    """A login code on show."""
+
+    key: str
+    shown: float
+    base: str | None = None
+    digits: str = ""
+    finished: bool = False
+
+
+class QrLogin:
+    """Shows codes until one is confirmed; `shown(path, picture)` and `digits_wanted()` are told to the world.
+
+    `stopped` ends it. Nothing of the code but its picture leaves this object.
+    """
+
+    def __init__(self, wire: Wire, state: LoginState, options: Options, stopped: threading.Event) -> None:
+        self._wire = wire
+        self._state = state
+        self._options = options
+        self._stopped = stopped
+        self._digits = ""
+        self._digits_given = threading.Condition()
+        self.shown: Callable[[Path, bytes], None] = lambda path, picture: None
+        self.digits_wanted: Callable[[], None] = lambda: None
+        self.refused: Callable[[str], None] = lambda reason: None
+
+    def run(self, old: Session | None) -> Session | None:
+        """Return the session that a scan led to, None when stopped or when nobody scanned qrcode_count_max codes."""
+        try:
+            for count in range(1, self._options.qrcode_count_max + 1):
+                code = self._show(old, count)
+                while code and not code.finished and not self._stopped.is_set():
+                    session = self._step(code, old)
+                    if session:
+                        return session
+                if self._stopped.is_set():
+                    return None
+            return None
+        finally:
+            self._options.qrcode_path.unlink(missing_ok=True)
+            self._state.note(verify_code_needed=False, qrcode_expires_at=None)
+
+    def submit(self, digits: str) -> None:
+        """Take the digits that the phone shows; raise NotLoggedIn when none are wanted."""
+        if not self._state.detail("verify_code_needed"):
+            raise NotLoggedIn("no digits are wanted")
+        with self._digits_given:
+            self._digits = digits
+            self._digits_given.notify_all()
+
+    def wake(self) -> None:
+        """Let a wait for digits end, because of a stop."""
+        with self._digits_given:
+            self._digits_given.notify_all()
+
+    def _show(self, old: Session | None, count: int) -> _Code | None:
+        """Fetch a code, asking again while the network is down, and draw it."""
+        pause = RETRY_FIRST
+        while not self._stopped.is_set():
+            try:
+                reply = self._wire.get_bot_qrcode([old.token] if old else [])
+                key, content = str(reply["qrcode"]), str(reply["qrcode_img_content"])
+            except (TransportError, ApiError, KeyError) as ex:
+                reason = "the answer has no code" if isinstance(ex, KeyError) else str(ex)
+                logger.warning("no login code", extra={"action": "login", "reason": reason, "retry_in": pause})
+                self._state.enter(Login.SCANING, last_error={"errmsg": reason, "at": int(time.time())})
+                self._stopped.wait(pause)
+                pause = min(2 * pause, RETRY_MOST)
+                continue
+            picture = draw(content)
+            files.replace(self._options.qrcode_path, picture, mode=0o640, durable=False)
+            now = time.time()
+            self._state.enter(Login.SCANING, qrcode_count=count, qrcode_expires_at=int(now + CODE_LIFE))
+            logger.info("login code shown", extra={"action": "login", "count": count})
+            self.shown(self._options.qrcode_path, picture)
+            return _Code(key, time.monotonic())
+        return None
+
+    def _step(self, code: _Code, old: Session | None) -> Session | None:
+        """Ask once how the code stands, and do what the answer calls for (3.2)."""
+        began = time.monotonic()
+        try:
+            reply = self._wire.get_qrcode_status(code.base, code.key, code.digits)
+        except TransportTimeout:
+            reply = {}
+        except TransportError as ex:
+            logger.debug("login poll failed", extra={"action": "login", "reason": str(ex)})
+            reply = {}
+        status = reply.get("status", "unchanged")
+        if status == "confirmed":
+            code.finished = True
+            return self._confirmed(reply, old)
+        if status == "binded_redirect":
+            code.finished = True
+            if old:
+                logger.info("login confirmed, still bound", extra={"action": "login"})
+            return old
+        self._walk(code, status, reply)
+        if began - code.shown > CODE_LIFE_MOST:
+            code.finished = True
+        elif not code.finished and status != "need_verifycode":
+            self._stopped.wait(max(0.0, POLL_PAUSE - (time.monotonic() - began)))
+        return None
+
+    def _walk(self, code: _Code, status: str, reply: dict[str, Any]) -> None:
+        if status in ("expired", "verify_code_blocked"):
+            code.finished = True
+            self._state.enter(Login.SCANING, verify_code_needed=False)
+        elif status == "wait":
+            self._state.enter(Login.SCANING)
+        elif status == "scaned":
+            code.digits = ""
+            self._state.enter(Login.CONFIRMING, verify_code_needed=False)
+        elif status == "scaned_but_redirect":
+            host = reply.get("redirect_host")
+            code.base = (self._wire.redirected(str(host)) if host else None) or code.base
+            self._state.enter(Login.CONFIRMING)
+        elif status == "need_verifycode":
+            self._ask_digits(code)
+        elif status != "unchanged":
+            logger.info("unknown login status", extra={"action": "login", "status": str(status)[:40]})
+
+    def _ask_digits(self, code: _Code) -> None:
+        """Wait for digits; without any, ask again in between: the code may have expired meanwhile."""
+        if code.digits:
+            logger.warning("wrong digits", extra={"action": "login"})
+        code.digits = ""
+        if not self._state.detail("verify_code_needed"):
+            self._state.enter(Login.CONFIRMING, verify_code_needed=True)
+            self.digits_wanted()
+        with self._digits_given:
+            self._digits_given.wait_for(lambda: self._digits or self._stopped.is_set(), 5.0)
+            code.digits, self._digits = self._digits, ""
+
+    def _confirmed(self, reply: dict[str, Any], old: Session | None) -> Session | None:
+        fields = {
+            name: str(reply.get(name) or "") for name in ("bot_token", "ilink_bot_id", "ilink_user_id", "baseurl")
+        }
+        base = fields["baseurl"].rstrip("/") or self._options.ilink_base.rstrip("/")
+        if not (fields["bot_token"] and fields["ilink_bot_id"] and fields["ilink_user_id"]):
+            self.refused("the confirmation is incomplete")
+        elif not self._wire.allows(base):
+            self.refused("the confirmation names a server that ilink_allow_hosts does not allow")
+        elif old and old.user_id != fields["ilink_user_id"] and self._options.ilink_owner == "same":
+            self.refused("other user")
+        else:
+            return Session(fields["bot_token"].strip(), base, fields["ilink_bot_id"], fields["ilink_user_id"])
+        return None
+
+
+def draw(content: str) -> bytes:
+    """Return a PNG of the QR code that says `content`."""
+    import segno  # here: a client whose session is kept never needs it
+
+    picture = io.BytesIO()
+    segno.make(content, error="m").save(picture, kind="png", scale=8, border=4)
+    return picture.getvalue()

@@ -1,0 +1,136 @@
+"""The calls of Tencent's bot channel, as they go over the wire (ilink-protocol.md 1, 2)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from wxsup import __version__
+from wxsup.client.http import Http, TransportError
+from wxsup.options import Options
+
+TOKEN_DEAD = -14
+QR_TIMEOUT = 15.0
+QR_POLL_TIMEOUT = 45.0  # held for up to 35 s
+CALL_TIMEOUT = 10.0
+SEND_TIMEOUT = 15.0
+STOP_TIMEOUT = 1.5
+READ_SLACK = 10.0  # a limit equal to the server's hold would always lose the race
+
+
+class ApiError(Exception):
+    """The server refused; `ret` and `errmsg` are its own."""
+
+    def __init__(self, ret: int, errmsg: str) -> None:
+        super().__init__(f"ret {ret}: {errmsg}" if errmsg else f"ret {ret}")
+        self.ret, self.errmsg = ret, errmsg
+
+
+class TokenDead(ApiError):
+    """The token is not, or no longer, valid."""
+
+
+class Wire:
+    """The calls; login calls go to `base`, the others to where the login said.
+
+    Two connections: one kept for the polls, whose calls may be repeated, and a fresh one for each of the others.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._base = options.ilink_base.rstrip("/")
+        self._allowed = options.ilink_allow_hosts
+        self._version = options.ilink_client_version
+        self._poller = Http(keep=True)
+        self._caller = Http()
+
+    def close(self) -> None:
+        """Break off every call in progress."""
+        self._poller.close()
+        self._caller.close()
+
+    def allows(self, url: str) -> bool:
+        """Tell whether a reply may send us to `url`: a known host, by https, or by http where our own base is http."""
+        parts = urlsplit(url)
+        scheme = parts.scheme == "https" or (parts.scheme == "http" and self._base.startswith("http:"))
+        host = parts.hostname or ""
+        return scheme and any(host == allowed or host.endswith("." + allowed) for allowed in self._allowed)
+
+    def redirected(self, host: str) -> str | None:
+        """Return the base address for a redirect_host, None when it is not allowed."""
+        url = f"{urlsplit(self._base).scheme}://{host}"
+        return url if self.allows(url) else None
+
+    def get_bot_qrcode(self, tokens: list[str]) -> dict[str, Any]:
+        """Ask for a login code (3.1)."""
+        body = {"local_token_list": tokens}
+        return self._post(self._poller, self._base, "get_bot_qrcode?bot_type=3", "", body, QR_TIMEOUT)
+
+    def get_qrcode_status(self, base: str | None, key: str, digits: str) -> dict[str, Any]:
+        """Ask how the login code stands, held by the server (3.2)."""
+        url = f"{base or self._base}/ilink/bot/get_qrcode_status?qrcode={quote(key, safe='')}"
+        if digits:
+            url += f"&verify_code={quote(digits, safe='')}"
+        answer = self._poller.request("GET", url, headers=self._identity(), timeout=QR_POLL_TIMEOUT)
+        return _decoded(answer.status, answer.body)
+
+    def notify(self, what: str, base: str, token: str) -> None:
+        """Say notifystart or notifystop (4)."""
+        timeout = CALL_TIMEOUT if what == "notifystart" else STOP_TIMEOUT
+        caller = self._caller if what == "notifystart" else Http()  # the others may be closed already
+        self._bearer(caller, base, f"msg/{what}", token, {}, timeout)
+
+    def get_updates(self, base: str, token: str, cursor: str, hold: float) -> dict[str, Any]:
+        """Ask for messages after `cursor`, held by the server for about `hold` seconds (5.1)."""
+        return self._bearer(self._poller, base, "getupdates", token, {"get_updates_buf": cursor}, hold + READ_SLACK)
+
+    def send_message(self, base: str, token: str, message: dict[str, Any]) -> dict[str, Any]:
+        """Send one message (8.1)."""
+        return self._bearer(self._caller, base, "sendmessage", token, {"msg": message}, SEND_TIMEOUT)
+
+    def _bearer(
+        self, caller: Http, base: str, call: str, token: str, body: dict[str, Any], timeout: float
+    ) -> dict[str, Any]:
+        info = {"channel_version": self._version, "bot_agent": f"wxsup/{__version__} (ilink)"}
+        return self._post(caller, base, call, token, {**body, "base_info": info}, timeout)
+
+    def _post(
+        self, caller: Http, base: str, call: str, token: str, body: dict[str, Any], timeout: float
+    ) -> dict[str, Any]:
+        headers = {
+            **self._identity(),
+            "Content-Type": "application/json",
+            "AuthorizationType": "ilink_bot_token",
+            "X-WECHAT-UIN": base64.b64encode(str(int.from_bytes(os.urandom(4))).encode()).decode(),
+        }
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        answer = caller.request(
+            "POST", f"{base}/ilink/bot/{call}", body=json.dumps(body).encode(), headers=headers, timeout=timeout
+        )
+        reply = _decoded(answer.status, answer.body)
+        for field in ("ret", "errcode"):
+            value = reply.get(field) or 0
+            if value != 0:
+                kind = TokenDead if value == TOKEN_DEAD else ApiError
+                raise kind(value if isinstance(value, int) else -1, str(reply.get("errmsg") or ""))
+        return reply
+
+    def _identity(self) -> dict[str, str]:
+        major, minor, patch = (int(part) & 0xFF for part in self._version.split("."))
+        return {"iLink-App-Id": "bot", "iLink-App-ClientVersion": str(major << 16 | minor << 8 | patch)}
+
+
+def _decoded(status: int, content: bytes) -> dict[str, Any]:
+    """Return the JSON object of a good answer; all else is a failure of the transport, not of the API (2.3)."""
+    if not 200 <= status < 300:
+        raise TransportError(f"HTTP {status}")
+    try:
+        reply = json.loads(content)
+    except ValueError as ex:
+        raise TransportError("the answer is not JSON") from ex
+    if not isinstance(reply, dict):
+        raise TransportError("the answer is not a JSON object")
+    return reply

@@ -1,0 +1,197 @@
+"""The single-account API over a driver (openwx-api.md 1, 3, 5; ilink-protocol.md 13.5)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from wxsup import __version__
+from wxsup.client.drivers import Driver
+from wxsup.client.events import Events, as_list
+from wxsup.client.server import Reply, Request
+from wxsup.client.state import Login, LoginState
+from wxsup.errors import (
+    ApiNotFound,
+    ContentRejected,
+    NameInvalid,
+    NotLoggedIn,
+    ObjectNotFound,
+    Unsupported,
+    WxsupError,
+)
+from wxsup.options import Options
+
+logger = logging.getLogger(__name__)
+
+Parameters = Mapping[str, str]
+
+FRIEND_KEYS = ("id", "account", "displayname", "markname")
+SEARCH_KEYS = (*FRIEND_KEYS, "uid", "name", "category", "sex", "province", "city", "signature")
+FILEHELPER = "filehelper"
+STOP_DELAY = 3.0
+MAX_FIELDS = 200
+
+#: Documented, and to come with a later version; they say so instead of hanging.
+NOT_YET = (
+    "get_group_info",
+    "get_group_basic_info",
+    "get_avatar",
+    "search_group",
+    "create_group",
+    "invite_friend",
+    "kick_group_member",
+    "set_group_displayname",
+    "set_markname",
+    "set_friend_markname",
+    "stick",
+    "make_friend",
+    "accept_friend_request",
+    "send_group_message",
+    "revoke_message",
+    "upload_media",
+    "consult",
+)
+
+
+class Openwx:
+    """Answers the API of one account; `stop` ends the process."""
+
+    def __init__(
+        self, options: Options, state: LoginState, driver: Driver, events: Events, *, stop: Callable[[], None]
+    ) -> None:
+        self._options = options
+        self._state = state
+        self._driver = driver
+        self._events = events
+        self._stop = stop
+        self._started = time.time()
+        self._calls: dict[str, Callable[[Parameters], Any]] = {
+            "get_user_info": lambda parameters: self._driver.user(),
+            "get_friend_info": lambda parameters: self._driver.friends(),
+            "search_friend": self._search_friend,
+            "send_friend_message": self._send_friend_message,
+            "submit_verify_code": self._submit_verify_code,
+            "get_client_info": self._client_info,
+            "stop_client": self._stop_client,
+        }
+        self._logged_in = frozenset({"get_user_info", "get_friend_info", "search_friend", "send_friend_message"})
+
+    def answer(self, request: Request) -> Reply:
+        """Answer one request; what goes wrong becomes the documented JSON."""
+        name = request.path.removeprefix("/openwx/")
+        try:
+            if not request.path.startswith("/openwx/") or request.method not in ("GET", "HEAD", "POST"):
+                raise ApiNotFound
+            parameters = _parameters(request)
+            if name == "check_event":
+                return self._check_event()
+            return _json(self._call(name, parameters))
+        except WxsupError as ex:
+            return _json(ex.body(), status=ex.http_status)
+        except Exception:
+            logger.exception("call failed", extra={"action": "call", "call": name[:40]})
+            return _json({"code": -1, "status": "internal error"}, status=500)
+
+    def _call(self, name: str, parameters: Parameters) -> Any:
+        if name in NOT_YET:
+            raise Unsupported(f"not implemented yet: {name}")
+        if name not in self._calls:
+            raise ApiNotFound
+        if name in self._logged_in and self._state.current is not Login.RUNNING:
+            raise NotLoggedIn(state=self._state.current.value)
+        return self._calls[name](parameters)
+
+    def _search_friend(self, parameters: Parameters) -> list[dict[str, Any]]:
+        wanted = {key: parameters[key] for key in SEARCH_KEYS if key in parameters}
+        found = [friend for friend in self._driver.friends() if _matches(friend, wanted)]
+        if not wanted or not found:
+            raise ObjectNotFound
+        return found
+
+    def _send_friend_message(self, parameters: Parameters) -> dict[str, Any]:
+        if any(name.startswith("media_") for name in parameters):
+            raise Unsupported("not implemented yet: media")
+        if "content" not in parameters:
+            raise ContentRejected("content is missing")
+        wanted = {key: parameters[key] for key in FRIEND_KEYS if key in parameters}
+        friends = self._driver.friends()
+        if wanted.get("id") == FILEHELPER and self._options.ilink_filehelper == "owner":
+            found = friends[:1]
+        else:
+            found = [friend for friend in friends if wanted and _matches(friend, wanted)]
+        if not found:
+            raise ObjectNotFound(id=None)
+        return {"code": 0, "status": "success", **self._driver.send_text(found[0], parameters["content"])}
+
+    def _submit_verify_code(self, parameters: Parameters) -> dict[str, Any]:
+        code = parameters.get("code", "")
+        if not (code.isascii() and code.isalnum() and len(code) <= 16):
+            raise ContentRejected("code must be the digits that the phone shows")
+        self._driver.submit_verify_code(code)
+        return {"code": 0, "status": "success"}
+
+    def _check_event(self) -> Reply:
+        lent = self._events.lend()
+        return _json(as_list(lent), written=lambda done: self._events.settle(lent, delivered=done))
+
+    def _client_info(self, parameters: Parameters) -> dict[str, Any]:
+        return {
+            "code": 0,
+            "status": "success",
+            "account": self._options.account,
+            "pid": os.getpid(),
+            "os": sys.platform,
+            "version": __version__,
+            "starttime": int(self._started),
+            "runtime": int(time.time() - self._started),
+            "http_debug": 0,
+            "log_encoding": None,
+            "log_path": "",
+            "log_level": self._options.log_level,
+            "state": self._state.current.value,
+            "capabilities": list(self._driver.capabilities),
+            **{name: self._state.detail(name) for name in ("last_poll_at", "last_inbound_at")},
+        }
+
+    def _stop_client(self, parameters: Parameters) -> dict[str, Any]:
+        timer = threading.Timer(STOP_DELAY, self._stop)
+        timer.daemon = True
+        timer.start()
+        return {
+            "code": 0,
+            "account": self._options.account,
+            "pid": os.getpid(),
+            "starttime": int(self._started),
+            "runtime": int(time.time() - self._started),
+            "status": f"success, client({os.getpid()}) will stop in {STOP_DELAY:g} seconds",
+        }
+
+
+def _matches(friend: dict[str, Any], wanted: Parameters) -> bool:
+    return all(str(friend.get(key, "")) == value for key, value in wanted.items())
+
+
+def _parameters(request: Request) -> Parameters:
+    """Return query and form as one; raise NameInvalid when a parameter comes twice or is no UTF-8."""
+    found: dict[str, str] = {}
+    try:
+        for part in (request.query, request.form.decode("latin-1")):
+            for name, value in parse_qsl(part, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS):
+                if name in found:
+                    raise NameInvalid(f"{name} is given more than once")
+                found[name] = value
+    except ValueError as ex:
+        raise NameInvalid("the parameters are not UTF-8") from ex
+    return found
+
+
+def _json(body: Any, *, status: int = 200, written: Callable[[bool], None] | None = None) -> Reply:
+    content = json.dumps(body, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    return Reply(status, content, written=written) if written else Reply(status, content)

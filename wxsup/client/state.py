@@ -1,0 +1,74 @@
+"""The login state of one account, and the state file that the controller reads it from (openwx-api.md 11)."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from wxsup import files
+
+COUNTERS_EVERY = 30.0
+
+
+class Login(Enum):
+    """Where the login stands; *scaning* is how the API spells it."""
+
+    INIT = "init"
+    LOADING = "loading"
+    SCANING = "scaning"
+    CONFIRMING = "confirming"
+    UPDATING = "updating"
+    RUNNING = "running"
+    STOP = "stop"
+
+
+class LoginState:
+    """The state and what belongs to it; every change is in the file before anybody hears of it.
+
+    `facts` are written as they are. `changed(old, new)` is called after each change of the state itself.
+    """
+
+    def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
+        self._path = path
+        self._facts = dict(facts)
+        self._details: dict[str, Any] = {}
+        self._guard = threading.RLock()
+        self._written = 0.0
+        self.current = Login.INIT
+        self._previous: Login | None = None
+        self.changed: Callable[[Login, Login], None] = lambda old, new: None
+        self._write()
+
+    def enter(self, new: Login, **details: Any) -> None:
+        """Go over to state `new` and note `details`; entering the present state only notes them."""
+        with self._guard:
+            old = self.current
+            self._details.update(details)
+            if new is not old:
+                self.current, self._previous = new, old
+            self._write()
+        if new is not old:
+            self.changed(old, new)
+
+    def note(self, **details: Any) -> None:
+        """Note `details` for the next write; of the writes that notes alone cause there is one in half a minute."""
+        with self._guard:
+            self._details.update(details)
+            if time.monotonic() - self._written > COUNTERS_EVERY:
+                self._write()
+
+    def detail(self, name: str) -> Any:
+        """Return what was last noted under `name`, None if nothing was."""
+        return self._details.get(name)
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        previous = self._previous.value if self._previous else None
+        told = {**self._facts, **self._details, "state": self.current.value, "previous_state": previous}
+        # Not synced: after a power cut there is no process, and so nobody believes the file.
+        files.replace(self._path, json.dumps(told, ensure_ascii=False, sort_keys=True), mode=0o640, durable=False)

@@ -1,0 +1,284 @@
+"""The use cases: start, stop, check, qrcode, sync. Here the records meet the supervisor.
+
+Start: record (pending) -> supervisor -> pending off. Stop: record (gone) -> supervisor -> record removed. A crash in
+between leaves a record that says what was meant, and sync() finishes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sysconfig
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wxsup import files, names, options, record, render
+from wxsup.environment import environment, path_of
+from wxsup.errors import ClientMissing, ClientUnknown, NoPid, RecordInvalid, StartFailed, WxsupError
+from wxsup.model import Client, Exit, State, Status, Want
+from wxsup.registry import Broken, Registry
+from wxsup.settings import Settings
+from wxsup.supervisors import ALIVE, Supervisor
+from wxsup.supervisors.supervisord import Supervisord
+
+logger = logging.getLogger(__name__)
+
+CLAIM_TIMEOUT = 40.0  # longer than a stop takes at worst
+SCANNABLE = ("scaning", "confirming")
+
+
+class Controller:
+    """What the API and the commands do with clients; keeps nothing that a restart would lose."""
+
+    def __init__(self, settings: Settings, registry: Registry, supervisor: Supervisor) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._supervisor = supervisor
+
+    def start(self, name: str, params: Mapping[str, str]) -> dict[str, Any]:
+        """Start the client `name` and return the entry that start_client answers with.
+
+        A client that runs is left alone. One that was stopped keeps its port and takes the new parameters.
+        """
+        slug = _slug(name)
+        accepted = options.accept(params, post_api_allow=self._settings.post_api_allow)
+        with self._registry.claimed(slug, timeout=CLAIM_TIMEOUT):
+            known = self._registry.find(slug)
+            status = self._supervisor.status(slug).get(slug)
+            if known and known.want is Want.UP and status and status.pid:
+                self._settle(known)
+                return {"code": 0, "status": "client already exists", **_entry(known, status)}
+            if known and known.want is Want.GONE:
+                self._remove(known)
+                known = None
+            client = self._record(name, slug, accepted, known)
+            status = self._launch(client, known)
+        if not status.pid:
+            raise NoPid(status.reason, client=name)
+        logger.info("client started", extra={"action": "start", "client": name, "port": client.port, "pid": status.pid})
+        return {"code": 0, "status": "success", **_entry(client, status)}
+
+    def stop(self, name: str) -> dict[str, Any]:
+        """Stop the client `name`, forget it, and return the entry that stop_client answers with; its session stays."""
+        slug = _slug(name)
+        with self._registry.claimed(slug, timeout=CLAIM_TIMEOUT):
+            client = self._known(slug)
+            status = self._supervisor.status(slug).get(slug, Status(State.STOPPED))
+            self._mark(client, want=Want.GONE)
+            self._remove(client)
+        logger.info("client stopped", extra={"action": "stop", "client": name, "pid": status.pid})
+        return {"code": 0, "status": "success", **_entry(client, status)}
+
+    def check(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Return the whole state of every client, or of one; one that cannot be read spoils only its own entry."""
+        if name is None:
+            statuses = self._supervisor.status()
+            return [self._state(entry, statuses.get(entry.slug)) for entry in self._registry.list()]
+        slug = _slug(name, missing=ClientUnknown)
+        try:
+            entry: Client | Broken = self._known(slug)
+        except RecordInvalid as ex:
+            entry = Broken(slug, str(ex))
+        return [self._state(entry, self._supervisor.status(slug).get(slug))]
+
+    def qrcode(self, name: str) -> bytes | None:
+        """Return the picture of the code that the client `name` wants scanned, None when it wants none."""
+        client = self._known(_slug(name))
+        (state,) = self.check(name)
+        if state["state"] not in SCANNABLE:
+            return None
+        try:
+            return path_of(client, "qrcode_path").read_bytes()
+        except OSError:
+            return None
+
+    def address(self, name: str) -> tuple[str, int]:
+        """Return where the client `name` listens."""
+        return self._supervisor.address(self._known(_slug(name)))
+
+    def alive(self, name: str) -> bool:
+        """Tell whether the client `name` has a process or is about to get one."""
+        slug = _slug(name)
+        status = self._supervisor.status(slug).get(slug)
+        return status is not None and status.state in ALIVE
+
+    def clients(self) -> list[Client]:
+        """Return every record that can be read."""
+        return [entry for entry in self._registry.list() if isinstance(entry, Client)]
+
+    def render(self, name: str) -> Mapping[Path, str]:
+        """Return the files that a start of the client `name` would write, path to text; writes none."""
+        slug = _slug(name)
+        client = self._registry.find(slug) or Client(
+            name=name, slug=slug, port=self._registry.allocate(), driver=options.DRIVERS[0]
+        )
+        derived = self._derived(client)
+        return {self._registry.path(slug): record.dumps(derived), **self._supervisor.render(derived)}
+
+    def prepare(self) -> None:
+        """Make the folders that everything below works in."""
+        settings = self._settings
+        for folder in (settings.state_dir, settings.session_dir, settings.tmpdir, settings.log_dir):
+            files.private_directory(folder)
+        files.private_directory(settings.supervisord_include)
+        self._registry.prepare()
+
+    def sync(self) -> None:
+        """Finish every start and stop that was cut short; start nothing else, whatever the supervisor says of it."""
+        for client in self.clients():
+            if client.pending or client.want is Want.GONE:
+                self._finish(client.slug)
+
+    def refresh(self) -> None:
+        """Bring records and definitions up to the settings in force, for the next start of each client.
+
+        For the time before the supervisor itself is started: nothing runs yet.
+        """
+        for client in self.clients():
+            with self._registry.claimed(client.slug, timeout=CLAIM_TIMEOUT):
+                derived = self._derived(client)
+                if derived != client:
+                    self._registry.save(derived)
+                if derived.want is Want.UP:
+                    for path, text in self._supervisor.render(derived).items():
+                        files.replace(path, text)
+
+    def _record(self, name: str, slug: str, params: Mapping[str, str], known: Client | None) -> Client:
+        """Write the record of a start that is about to happen."""
+        with self._registry.locked():
+            client = self._derived(
+                Client(
+                    name=name,
+                    slug=slug,
+                    port=known.port if known else self._registry.allocate(),
+                    driver=params.get("driver", options.DRIVERS[0]),
+                    params=params,
+                    pending=True,
+                    created=time.time(),
+                )
+            )
+            try:
+                self._registry.save(client)
+            except OSError as ex:
+                raise StartFailed(f"the record cannot be written: {ex}", client=name) from ex
+        return client
+
+    def _launch(self, client: Client, before: Client | None) -> Status:
+        """Have the supervisor start what was recorded; take the record back when it says at once that it cannot."""
+        try:
+            status = self._supervisor.start(client)
+        except StartFailed as ex:
+            if before:
+                self._registry.save(dataclasses.replace(before, pending=False))
+            else:
+                self._registry.remove(client)
+            ex.fields["client"] = client.name
+            logger.error("client not started", extra={"action": "start", "client": client.name, "reason": ex.reason})
+            raise
+        self._settle(client)
+        return status
+
+    def _settle(self, client: Client) -> None:
+        if client.pending:
+            self._mark(client, pending=False)
+
+    def _mark(self, client: Client, **changes: Any) -> None:
+        """Change the record of `client`; on a full disk go on without: it is only read again after a crash."""
+        try:
+            self._registry.save(dataclasses.replace(client, **changes))
+        except OSError as ex:
+            logger.error("record not changed", extra={"action": "record", "client": client.name, "reason": str(ex)})
+
+    def _remove(self, client: Client) -> None:
+        self._supervisor.stop(client)
+        for option in ("state_path", "qrcode_path", "pid_path"):
+            path_of(client, option).unlink(missing_ok=True)
+        self._registry.remove(client)
+
+    def _finish(self, slug: str) -> None:
+        try:
+            with self._registry.claimed(slug, timeout=0):
+                client = self._registry.find(slug)
+                if client and client.want is Want.GONE:
+                    self._remove(client)
+                elif client and client.pending:
+                    self._supervisor.start(client)
+                    self._settle(client)
+                else:
+                    return
+            logger.info("unfinished work finished", extra={"action": "sync", "client": client.name})
+        except WxsupError as ex:  # busy, unreachable, not startable: the next sync tries again
+            logger.warning("unfinished work left", extra={"action": "sync", "client": slug, "reason": str(ex)})
+
+    def _derived(self, client: Client) -> Client:
+        return dataclasses.replace(client, environment=environment(client, self._settings))
+
+    def _known(self, slug: str) -> Client:
+        client = self._registry.find(slug)
+        if client is None:
+            raise ClientUnknown
+        return client
+
+    def _state(self, entry: Client | Broken, status: Status | None) -> dict[str, Any]:
+        status = status or Status(State.STOPPED)
+        process = {"process": status.state.value, **({"reason": status.reason} if status.reason else {})}
+        if isinstance(entry, Broken):
+            return {"account": names.name(entry.slug), "state": "unknown", "error": entry.reason, **process}
+        shown = {
+            "account": entry.name,
+            "driver": entry.driver,
+            "port": entry.port,
+            "pid": status.pid or None,
+            **process,
+        }
+        try:
+            told = json.loads(path_of(entry, "state_path").read_text(encoding="utf-8"))
+            if not isinstance(told, dict):
+                raise ValueError("it is not a JSON object")
+        except FileNotFoundError:
+            return {**shown, "state": "init" if status.pid else "stop"}
+        except (OSError, ValueError, RecordInvalid) as ex:
+            return {**shown, "state": "unknown", "error": f"state file: {ex}"}
+        if not status.pid:
+            return {**told, **shown, "state": "stop"}
+        return {**told, **shown} if told.get("pid") == status.pid else {**shown, "state": "init"}
+
+
+def open_controller(settings: Settings) -> Controller:
+    """Return the controller that `settings` describe; the one place where its parts are put together."""
+    registry = Registry(settings.backend_path, first_port=settings.backend_start_port, max_clients=settings.max_clients)
+    return Controller(settings, registry, _supervisor(settings, registry))
+
+
+def _supervisor(settings: Settings, registry: Registry) -> Supervisor:
+    def section(client: Client) -> str:
+        return render.text(
+            "supervisor/wxclient.conf.j2",
+            override=settings.template_path,
+            program=names.program(client.slug),
+            command=[
+                str(Path(sysconfig.get_path("scripts")) / "wxclient"),
+                client.slug,
+                "--record",
+                str(registry.path(client.slug)),
+            ],
+            directory=settings.state_dir,
+            logfile=settings.log_dir / f"{names.program(client.slug)}.log",
+            exit_lost=int(Exit.LOST),
+        )
+
+    return Supervisord(settings.supervisord_socket, settings.supervisord_include, section)
+
+
+def _slug(name: str, *, missing: type[WxsupError] = ClientMissing) -> str:
+    """Return the slug of `name`; no name, and the "0" that the original took for none, is an error of its own."""
+    if name in ("", "0"):
+        raise missing
+    return names.slug(name)
+
+
+def _entry(client: Client, status: Status) -> dict[str, Any]:
+    return {**client.params, "client": client.name, "account": client.name, "pid": status.pid, "port": client.port}

@@ -1,0 +1,227 @@
+"""What can go wrong, and how the HTTP API says it.
+
+    WxsupError                      code  HTTP
+    |-- ClientMissing                  1   200
+    |-- ClientUnknown                  1   200
+    |-- NoFreePort                     2   200
+    |-- StartFailed                    3   200
+    |   `-- RecordInvalid              3   200
+    |-- NoPid                          4   200
+    |-- TooManyClients                 5   200
+    |-- ParameterRefused               6   400
+    |-- SupervisorUnreachable          7   503
+    |-- ClientBusy                     7   503
+    |-- NameInvalid                    8   400
+    |-- ClientUnreachable              9   502
+    |   |-- ClientNotListening         9   503
+    |   `-- ClientTimeout              9   504
+    |-- ApiNotFound                   -1   403
+    |-- CallFailed                           200   what a client answers, ilink-protocol.md 13.4
+    |   |-- ObjectNotFound           100
+    |   |-- Unsupported              -20
+    |   |-- NotWrittenYet            -21
+    |   |-- WindowClosed             -22
+    |   |-- QuotaUsed                -23
+    |   |-- ContentRejected          -24
+    |   |-- NotLoggedIn              -25
+    |   |-- RateLimited              -26
+    |   |-- RemoteRefusal             -1
+    |   `-- DeliveryUnknown          -28
+    |-- SettingInvalid                 -     -
+    `-- Refusal                        -     -
+
+``status`` is the fixed text that callers compare with, ``reason`` the sentence for people. SettingInvalid and Refusal
+never reach HTTP: they end a command.
+"""
+
+from __future__ import annotations
+
+
+class WxsupError(Exception):
+    """Something went wrong."""
+
+    code = -1
+    http_status = 500
+    status = "failure"
+
+    def __init__(self, reason: str = "", **fields: object) -> None:
+        super().__init__(reason or self.__doc__ or self.status)
+        self.reason = reason
+        self.fields = fields
+
+    def body(self) -> dict[str, object]:
+        """Return the JSON object that the API answers with."""
+        body: dict[str, object] = {"code": self.code, "status": self.status, **self.fields}
+        if self.reason:
+            body["reason"] = self.reason
+        return body
+
+
+class ClientMissing(WxsupError):
+    """The request names no client."""
+
+    code, http_status, status = 1, 200, "client not found"
+
+
+class ClientUnknown(WxsupError):
+    """There is no client of that name."""
+
+    code, http_status, status = 1, 200, "client not exists"
+
+
+class NoFreePort(WxsupError):
+    """Every port from backend_start_port upwards is taken."""
+
+    code, http_status, status = 2, 200, "no available port"
+
+
+class StartFailed(WxsupError):
+    """The supervisor could not start the client."""
+
+    code, http_status, status = 3, 200, "failure"
+
+
+class RecordInvalid(StartFailed):
+    """The record of a client cannot be read."""
+
+
+class NoPid(WxsupError):
+    """The client ended before it could be looked at."""
+
+    code, http_status, status = 4, 200, "client pid not ok"
+
+
+class TooManyClients(WxsupError):
+    """There are max_clients clients already."""
+
+    code, http_status, status = 5, 200, "max clients exceed"
+
+
+class ParameterRefused(WxsupError):
+    """A start parameter is unknown, may not come over HTTP, or has a bad value."""
+
+    code, http_status = 6, 400
+
+    def __init__(self, name: str, reason: str = "") -> None:
+        super().__init__(reason)
+        self.status = f"parameter not allowed: {name}"
+
+
+class SupervisorUnreachable(WxsupError):
+    """The supervisor could not be asked; nothing is known and nothing was changed."""
+
+    code, http_status, status = 7, 503, "supervisor unreachable"
+
+
+class ClientBusy(WxsupError):
+    """Another start or stop of this client is still under way."""
+
+    code, http_status, status = 7, 503, "client busy"
+
+
+class NameInvalid(WxsupError):
+    """A client name is 1 to 64 bytes of UTF-8 without control characters, given once."""
+
+    code, http_status, status = 8, 400, "client name invalid"
+
+
+class ClientUnreachable(WxsupError):
+    """The client refused the connection or closed it early."""
+
+    code, http_status, status = 9, 502, "client unreachable"
+
+
+class ClientNotListening(ClientUnreachable):
+    """The client runs but did not open its port in time."""
+
+    http_status = 503
+
+
+class ClientTimeout(ClientUnreachable):
+    """The client did not answer in time."""
+
+    http_status = 504
+
+
+class ApiNotFound(WxsupError):
+    """There is no such API."""
+
+    code, http_status, status = -1, 403, "api not found"
+
+
+class CallFailed(WxsupError):
+    """A call to one account did not do what it should."""
+
+    code, http_status = -1, 200
+
+
+class ObjectNotFound(CallFailed):
+    """No such friend or group."""
+
+    code, status = 100, "object not found"
+
+
+class Unsupported(CallFailed):
+    """The driver of this client cannot do that."""
+
+    code = -20
+
+    def __init__(self, status: str) -> None:
+        super().__init__()
+        self.status = status
+
+
+class NotWrittenYet(CallFailed):
+    """WeChat lets nobody write to a friend who has not written first."""
+
+    code, status = -21, "friend has not written yet"
+
+
+class WindowClosed(CallFailed):
+    """The friend's last message is more than 24 hours old."""
+
+    code, status = -22, "reply window closed"
+
+
+class QuotaUsed(CallFailed):
+    """Ten messages were sent since the friend's last one."""
+
+    code, status = -23, "send quota used"
+
+
+class ContentRejected(CallFailed):
+    """The content is empty, too long or of a kind that cannot be sent."""
+
+    code, status = -24, "content rejected"
+
+
+class NotLoggedIn(CallFailed):
+    """The client is not in state running, or does not want what was given."""
+
+    code, status = -25, "not logged in"
+
+
+class RateLimited(CallFailed):
+    """WeChat asks to send less often."""
+
+    code, status = -26, "rate limited"
+
+
+class RemoteRefusal(CallFailed):
+    """WeChat refused for a reason of its own; `ret` and `errmsg` say which."""
+
+    code, status = -1, "unknown error"
+
+
+class DeliveryUnknown(CallFailed):
+    """The connection broke while sending: the message may have arrived."""
+
+    code, status = -28, "transport error, delivery unknown"
+
+
+class SettingInvalid(WxsupError):
+    """A setting has a bad value."""
+
+
+class Refusal(WxsupError):
+    """A command cannot be carried out here and now."""

@@ -1,0 +1,100 @@
+"""Files that are whole or absent, locks that never block the thread, directories that only we can enter."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+#: Makes one call that may block for long (fsync). The gevent worker hands it to its thread pool (see serve.py).
+offload: Callable[..., Any] = lambda call, *arguments: call(*arguments)  # noqa: E731
+
+LOCK_RETRY = 0.02
+
+
+def private_directory(path: Path) -> Path:
+    """Create `path` and its missing parents with mode 0700 and return it.
+
+    An existing directory keeps its mode: an operator may have opened it to a group.
+    """
+    if not path.is_dir():
+        private_directory(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
+def replace(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+    """Write `data` to `path` so that a reader or a crash meets the old or the new content, never a part.
+
+    With `durable` it also survives a power cut: file and folder are synced (rename(2), fsync(2)).
+    Raises OSError and leaves nothing behind when the disk is full.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            if durable:
+                offload(os.fsync, file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    if durable:
+        sync_directory(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete `path` for good; it may be gone already."""
+    path.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make what was renamed or deleted in `path` survive a power cut (fsync(2), "does not necessarily ensure…")."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        offload(os.fsync, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path, *, timeout: float) -> Iterator[int]:
+    """Hold an exclusive flock(2) on `path`, asking again until `timeout` seconds have passed; yield its descriptor.
+
+    Raises BlockingIOError when somebody else still holds it. The kernel frees the lock when the process dies.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _names(path, descriptor):
+                break
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                raise
+            time.sleep(LOCK_RETRY)
+        os.close(descriptor)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _names(path: Path, descriptor: int) -> bool:
+    """Tell whether `path` still names the locked file: its last holder may have deleted it."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,158 @@
+"""A supervisord of our own in the foreground, with the controller, and the sandbox if wanted, as its programs."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import resource
+import socket
+import subprocess
+import sysconfig
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+
+from wxsup import daemon, files, render
+from wxsup.controller import open_controller
+from wxsup.errors import Refusal
+from wxsup.settings import Settings
+from wxsup.values import Address
+
+MINFDS = 65536
+READY_TIMEOUT = 30.0
+READY_POLL = 0.05
+SOCKET_PATH_LIMIT = 107  # unix(7), less what supervisord appends while it binds
+SOCKET_PATH_SUFFIX = len(".4194304")
+
+
+class Instance:
+    """Everything that `wxsup up` runs on one state folder."""
+
+    def __init__(self, settings: Settings, *, sandbox: bool) -> None:
+        self._settings = settings
+        self._sandbox = sandbox
+        self.config = settings.state_dir / "supervisord.conf"
+
+    def run(self, environment: Mapping[str, str], *, ready: Callable[[Instance], None]) -> None:
+        """Run until SIGINT or SIGTERM; call `ready` once everything answers. Raises Refusal when it cannot."""
+        controller = open_controller(self._settings)
+        controller.prepare()
+        with self._alone():
+            self._check_socket()
+            for address in (*self._settings.listen, *((self._settings.sandbox_listen,) if self._sandbox else ())):
+                _check_free(address)
+            controller.refresh()
+            files.replace(self.config, self.render())
+            child = subprocess.Popen(
+                [_script("supervisord"), "-n", "-c", str(self.config)],
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # a Ctrl-C is ours to pass on, once
+                preexec_fn=daemon.set_parent_death_signal,
+            )
+            daemon.on_stop(child.terminate)
+            if self._wait_ready(child):
+                ready(self)
+            status = child.wait()
+        if status not in (0, -15):
+            raise Refusal(f"supervisord ended with status {status}; see {self._settings.log_dir}/supervisord.log")
+
+    def render(self) -> str:
+        """Return the configuration of supervisord."""
+        settings = self._settings
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return render.text(
+            "supervisor/supervisord.conf.j2",
+            socket=settings.supervisord_socket,
+            run_dir=settings.tmpdir,
+            log_dir=settings.log_dir,
+            include=settings.supervisord_include,
+            directory=Path.cwd(),  # so that relative paths and ./wxsup.toml mean the same to the programs below
+            minfds=MINFDS if hard == resource.RLIM_INFINITY else min(MINFDS, hard),
+            # Without it a supervisord that runs as root complains at every start.
+            user=pwd.getpwuid(0).pw_name if os.geteuid() == 0 else "",
+            controller=[_script("wxsup"), "serve"],
+            sandbox=[_script("wxsup"), "sandbox"] if self._sandbox else [],
+        )
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        try:
+            with files.locked(self._settings.state_dir / "up.lock", timeout=0):
+                yield
+        except BlockingIOError as ex:
+            raise Refusal(f"another wxsup up runs on {self._settings.state_dir} already") from ex
+
+    def _check_socket(self) -> None:
+        """Refuse a path that is too long or answers; remove a socket that a dead supervisord left."""
+        path = self._settings.supervisord_socket
+        if len(os.fsencode(path)) + SOCKET_PATH_SUFFIX > SOCKET_PATH_LIMIT:
+            raise Refusal(f"{path} is too long for a unix socket; choose a shorter state_dir or supervisord_socket")
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(path))
+            except FileNotFoundError:
+                return
+            except ConnectionRefusedError:
+                path.unlink()
+                return
+        raise Refusal(
+            f"a supervisord answers on {path} already; stop it first: kill $(cat {path.parent}/supervisord.pid)"
+        )
+
+    def _wait_ready(self, child: subprocess.Popen[bytes]) -> bool:
+        """Wait until the controller and the sandbox answer; False when supervisord was told to stop meanwhile."""
+        urls = [f"{self._settings.listen[0].url}/openwx/check_client"]
+        if self._sandbox:
+            urls.append(f"{self._settings.sandbox_listen.url}/sandbox/accounts")
+        deadline = time.monotonic() + READY_TIMEOUT
+        while urls:
+            if child.poll() is not None:
+                return False
+            if _answers(urls[0]):
+                urls.pop(0)
+            elif time.monotonic() > deadline:
+                child.terminate()
+                child.wait()
+                raise Refusal(f"{urls[0]} does not answer; see the logs in {self._settings.log_dir}")
+            else:
+                time.sleep(READY_POLL)
+        return True
+
+
+def sandbox_settings(settings: Settings) -> dict[str, str]:
+    """Return the settings that turn clients towards the sandbox."""
+    return {
+        "ilink_base": settings.sandbox_listen.url,
+        "ilink_allow_hosts": settings.sandbox_listen.host,
+        "ilink_filehelper": "owner",
+    }
+
+
+def _script(name: str) -> str:
+    return str(Path(sysconfig.get_path("scripts")) / name)
+
+
+def _check_free(address: Address) -> None:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+        except OSError as ex:
+            raise Refusal(
+                f"port {address.port} on {address.host} is taken by another program; "
+                "stop that one, or choose another port with --listen or --sandbox-listen"
+            ) from ex
+
+
+def _answers(url: str) -> bool:
+    try:
+        with requests.Session() as session:
+            session.trust_env = False
+            return session.get(url, timeout=5).ok
+    except requests.RequestException:
+        return False

@@ -1,0 +1,201 @@
+"""Forward one request to a client and stream the answer back (RFC 9110, RFC 9112).
+
+Connections to clients are pooled per worker. A request that may have reached the client is never sent twice.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from wxsup.errors import ClientNotListening, ClientTimeout, ClientUnreachable
+
+Address = tuple[str, int]
+Headers = list[tuple[str, str]]
+
+CONNECT_TIMEOUT = 5.0
+ANSWER_TIMEOUT = 150.0  # long polls hold up to 120 s; every time-out on the way is 130 s at least
+BIND_TIMEOUT = 10.0  # a client that has just been started opens its port in this time
+BIND_RETRY = 0.05
+IDLE_LIMIT = 10.0  # well below the time after which a client closes an idle connection
+POOL_SIZE = 32
+CHUNK = 65536
+
+# RFC 9110 7.6.1, and what an intermediary answers for itself.
+_HOP_BY_HOP = frozenset(
+    "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
+    "upgrade expect host".split()
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the client answered: `length` is None when only the end of `body` tells it."""
+
+    status: str
+    headers: Headers
+    length: int | None
+    body: Iterable[bytes]
+
+
+class Proxy:
+    """Forwards requests; one per worker."""
+
+    def __init__(self, *, answer_timeout: float = ANSWER_TIMEOUT, bind_timeout: float = BIND_TIMEOUT) -> None:
+        self._answer_timeout = answer_timeout
+        self._bind_timeout = bind_timeout
+        self._idle: defaultdict[Address, list[tuple[float, http.client.HTTPConnection]]] = defaultdict(list)
+
+    def forward(self, address: Address, environ: Mapping[str, Any], *, alive: Callable[[], bool]) -> Answer:
+        """Send the WSGI request `environ` to `address` and return its answer, whose body must be read or closed.
+
+        While the port is not open yet and `alive()` says that there is a process, wait for it. Raises
+        ClientUnreachable, ClientNotListening or ClientTimeout.
+        """
+        connection = self._connect(address, alive)
+        try:
+            _send(connection, environ)
+            with _mapped():
+                response = connection.getresponse()
+                small = response.length is not None and response.length <= CHUNK
+                content = response.read() if small else b""
+        except BaseException:
+            connection.close()
+            raise
+        headers = _end_to_end(response.getheaders())
+        status = f"{response.status} {response.reason}"
+        if small:
+            self._release(address, connection, response)
+            length = response.getheader("Content-Length") if environ["REQUEST_METHOD"] == "HEAD" else None
+            return Answer(status, headers, int(length or len(content)), [content] if content else [])
+        return Answer(status, headers, response.length, self._stream(address, connection, response))
+
+    def _connect(self, address: Address, alive: Callable[[], bool]) -> http.client.HTTPConnection:
+        while idle := self._idle[address]:
+            since, connection = idle.pop()
+            if time.monotonic() - since < IDLE_LIMIT and _open(connection):
+                return connection
+            connection.close()
+        deadline = time.monotonic() + self._bind_timeout
+        while True:
+            connection = http.client.HTTPConnection(*address, timeout=CONNECT_TIMEOUT)
+            try:
+                with _mapped():
+                    connection.connect()
+                    break
+            except ClientUnreachable as ex:
+                connection.close()
+                if not isinstance(ex.__cause__, ConnectionRefusedError) or not alive():
+                    raise
+                if time.monotonic() > deadline:
+                    raise ClientNotListening(f"no port after {self._bind_timeout:g} s") from ex
+                time.sleep(BIND_RETRY)
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sock.settimeout(self._answer_timeout)
+        return connection
+
+    def _stream(
+        self, address: Address, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
+    ) -> Iterator[bytes]:
+        try:
+            while chunk := response.read1(CHUNK):
+                yield chunk
+            if response.length:  # cut short: the caller must not take it for the whole
+                raise ClientUnreachable("the client closed the connection in the middle of its answer")
+            self._release(address, connection, response)
+        finally:
+            if not response.isclosed():
+                connection.close()
+
+    def _release(
+        self, address: Address, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
+    ) -> None:
+        if response.will_close or len(self._idle[address]) >= POOL_SIZE:
+            connection.close()
+        else:
+            self._idle[address].append((time.monotonic(), connection))
+
+
+def _send(connection: http.client.HTTPConnection, environ: Mapping[str, Any]) -> None:
+    """Write the request: its target and its headers as they came, its body as it comes."""
+    chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
+    length = environ.get("CONTENT_LENGTH") or "0"
+    with _mapped():
+        connection.putrequest(environ["REQUEST_METHOD"], _target(environ), skip_accept_encoding=True)
+        for name, value in _request_headers(environ):
+            connection.putheader(name, value)
+        if chunked:
+            connection.putheader("Transfer-Encoding", "chunked")
+        elif length != "0" or environ["REQUEST_METHOD"] in ("POST", "PUT", "PATCH"):
+            connection.putheader("Content-Length", length)
+        connection.endheaders()
+    if not chunked and length == "0":
+        return
+    body = environ["wsgi.input"]
+    while chunk := body.read(CHUNK):
+        with _mapped():
+            connection.send(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+    if chunked:
+        with _mapped():
+            connection.send(b"0\r\n\r\n")
+
+
+def _target(environ: Mapping[str, Any]) -> str:
+    """Return the request target in origin form, encoded as the caller encoded it where the server tells."""
+    raw: str = environ.get("RAW_URI", "")
+    if raw.startswith("/"):
+        return raw
+    path, query = str(environ["PATH_INFO"]), environ.get("QUERY_STRING", "")
+    return quote(path, encoding="latin-1") + (f"?{query}" if query else "")
+
+
+def _request_headers(environ: Mapping[str, Any]) -> Headers:
+    found = [(key[5:].replace("_", "-").title(), value) for key, value in environ.items() if key.startswith("HTTP_")]
+    if environ.get("CONTENT_TYPE"):
+        found.append(("Content-Type", environ["CONTENT_TYPE"]))
+    return _end_to_end(found)
+
+
+def _end_to_end(headers: Headers) -> Headers:
+    """Leave out what concerns one connection only: the fixed list, and what Connection names."""
+    named = {
+        token.strip().lower() for name, value in headers if name.lower() == "connection" for token in value.split(",")
+    }
+    return [
+        (name, value)
+        for name, value in headers
+        if name.lower() not in _HOP_BY_HOP and name.lower() not in named and name.lower() != "content-length"
+    ]
+
+
+def _open(connection: http.client.HTTPConnection) -> bool:
+    """Tell whether an idle connection is still usable: neither closed by the client nor with stray bytes on it."""
+    timeout = connection.sock.gettimeout()
+    connection.sock.settimeout(0)
+    try:
+        connection.sock.recv(1, socket.MSG_PEEK)
+    except (BlockingIOError, TimeoutError):
+        return True
+    except OSError:
+        return False
+    finally:
+        connection.sock.settimeout(timeout)
+    return False
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    """Turn what goes wrong on the way to the client into our errors, most specific first."""
+    try:
+        yield
+    except TimeoutError as ex:
+        raise ClientTimeout("the client did not answer in time") from ex
+    except (OSError, http.client.HTTPException) as ex:
+        raise ClientUnreachable(str(ex) or type(ex).__name__) from ex

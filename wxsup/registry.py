@@ -1,0 +1,128 @@
+"""The client records on disk: one env file each, written whole, found again after any crash.
+
+The folder's lock covers what several records decide together: names, ports and their number. A lock per client covers
+the whole of a start, stop or sync of that client; the controller takes it. Locks lie in a folder of their own.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from wxsup import files, names, record
+from wxsup.errors import ClientBusy, NoFreePort, RecordInvalid, TooManyClients
+from wxsup.model import Client
+
+LAST_PORT = 65000
+FOLDER_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A record that cannot be read, and why."""
+
+    slug: str
+    reason: str
+
+
+class Registry:
+    """The records in `folder`; ports from `first_port` upwards, at most `max_clients` records."""
+
+    def __init__(self, folder: Path, *, first_port: int, max_clients: int) -> None:
+        self.folder = folder
+        self._first_port = first_port
+        self._max_clients = max_clients
+        self._locks = folder / "locks"
+
+    def prepare(self) -> None:
+        """Make the folders."""
+        files.private_directory(self._locks)
+
+    def path(self, slug: str) -> Path:
+        """Return where the record of this slug lies."""
+        return self.folder / f"{names.program(slug)}.env"
+
+    def find(self, slug: str) -> Client | None:
+        """Return the record of this slug, None if there is none; raise RecordInvalid if it cannot be read."""
+        path = self.path(slug)
+        try:
+            client = record.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as ex:
+            raise RecordInvalid(f"{path}: {ex}") from ex
+        except RecordInvalid as ex:
+            raise RecordInvalid(f"{path}: {ex}") from ex
+        if client.slug != slug:
+            raise RecordInvalid(f"{path}: it is the record of another client")
+        return client
+
+    def slugs(self) -> list[str]:
+        """Return the slugs of all records, in order."""
+        found = (names.slug_of(path.stem) for path in self.folder.glob("wxclient-*.env"))
+        return sorted(slug for slug in found if slug is not None)
+
+    def list(self) -> Iterator[Client | Broken]:
+        """Yield every record; one that cannot be read spoils nothing but its own entry."""
+        for slug in self.slugs():
+            try:
+                client = self.find(slug)
+            except RecordInvalid as ex:
+                yield Broken(slug, str(ex))
+            else:
+                if client is not None:
+                    yield client
+
+    def allocate(self) -> int:
+        """Return a port that no record has and nobody listens on; call it, and save what it led to, under `locked`.
+
+        Raises TooManyClients and NoFreePort.
+        """
+        entries = list(self.list())
+        if len(entries) >= self._max_clients:
+            raise TooManyClients
+        taken = {entry.port for entry in entries if isinstance(entry, Client)}
+        for port in range(self._first_port, LAST_PORT + 1):
+            if port not in taken and _free(port):
+                return port
+        raise NoFreePort
+
+    def save(self, client: Client) -> None:
+        """Write the record of `client`, in place of an older one."""
+        files.replace(self.path(client.slug), record.dumps(client))
+
+    def remove(self, client: Client) -> None:
+        """Delete the record of `client`, and with it its claim to its port."""
+        files.remove(self.path(client.slug))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process from allocating; held for as long as one record takes to write."""
+        try:
+            with files.locked(self._locks / "folder", timeout=FOLDER_TIMEOUT):
+                yield
+        except BlockingIOError as ex:
+            raise ClientBusy("the folder of records stayed locked") from ex
+
+    @contextmanager
+    def claimed(self, slug: str, *, timeout: float) -> Iterator[None]:
+        """Keep every other process from working on this client; raise ClientBusy after `timeout` seconds."""
+        try:
+            with files.locked(self._locks / names.program(slug), timeout=timeout):
+                yield
+        except BlockingIOError as ex:
+            raise ClientBusy("another start or stop of this client is under way") from ex
+
+
+def _free(port: int) -> bool:
+    """Tell whether nobody listens on `port`: somebody outside our records may."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

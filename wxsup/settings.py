@@ -1,0 +1,147 @@
+"""The settings of the server: one table; wxsup.toml < ``WXSUP_NAME`` in the environment < command-line flags."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from wxsup import values
+from wxsup.errors import SettingInvalid
+from wxsup.options import Ilink
+from wxsup.values import Address, declare
+
+ENVIRONMENT = "WXSUP_"
+CONFIG = "WXSUP_CONFIG"
+CONFIG_FILES = (Path("wxsup.toml"), Path("/etc/wxsup/wxsup.toml"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Ilink):
+    """What the operator decides; names that the original document has mean what they mean there."""
+
+    listen: tuple[Address, ...] = declare(
+        "127.0.0.1:2000", values.many(values.address), "addresses of the HTTP API, HOST:PORT, several with commas"
+    )
+    workers: int = declare("2", values.integer(1, 64), "worker processes of the controller")
+    backend_start_port: int = declare("3000", values.integer(1024, 65000), "first port given to a client")
+    max_clients: int = declare("100", values.integer(1, 50000), "most clients there may be")
+    post_api: str = declare("", values.url, "URL that every client posts its messages and events to")
+    post_api_allow: str = declare(
+        "", values.pattern, "regular expression of the URLs that start_client may set as post_api and poll_api"
+    )
+    poll_api: str = declare("", values.url, "URL that the controller's own heartbeat asks")
+    poll_interval: float = declare("5", values.seconds(1, 86400), "seconds between two heartbeats of the controller")
+    check_interval: float = declare("5", values.seconds(1, 3600), "seconds between two looks for unfinished work")
+    log_level: str = declare("info", values.choice(*values.LOG_LEVELS), "least severe lines that are logged")
+    log_path: Path | None = declare(
+        "", values.optional(values.path), "log file of the controller; standard error if empty"
+    )
+    state_dir: Path = declare("var", values.path, "folder of everything that is kept")
+    backend_path: Path = declare("{state_dir}/clients", values.path, "folder of the client records")
+    session_dir: Path = declare("{state_dir}/session", values.path, "folder of the sessions: tokens and messages")
+    tmpdir: Path = declare("{state_dir}/run", values.path, "folder of state files, login pictures, sockets")
+    log_dir: Path = declare("{state_dir}/log", values.path, "folder of the logs that supervisord writes")
+    pid_path: Path = declare(
+        "{tmpdir}/mojo_weixin_controller_process.pid", values.path, "process number of the controller"
+    )
+    template_path: Path | None = declare(
+        "", values.optional(values.path), "template of a client's program section, in place of ours"
+    )
+    supervisor: str = declare("supervisord", values.choice("supervisord"), "which supervisor runs the clients")
+    supervisord_socket: Path = declare("{tmpdir}/supervisor.sock", values.path, "unix socket of supervisord")
+    supervisord_include: Path = declare(
+        "{state_dir}/conf.d", values.path, "folder that supervisord includes program sections (*.conf) from"
+    )
+    sandbox_listen: Address = declare("127.0.0.1:2080", values.address, "address of the sandbox")
+
+
+def load(
+    flags: Mapping[str, str] | None = None,
+    *,
+    config: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """Return the settings in force; raise SettingInvalid naming the setting, its value and its source.
+
+    The file is `config`, else what WXSUP_CONFIG names, else ./wxsup.toml or /etc/wxsup/wxsup.toml if there is one.
+    """
+    environment = os.environ if environment is None else environment
+    sources: dict[str, str] = {}
+    given: dict[str, str] = {}
+    for source, found in (
+        ("environment", _from_systemd(environment)),
+        *_from_file(config, environment),
+        ("environment", _from_environment(environment)),
+        ("command line", dict(flags or {})),
+    ):
+        _refuse_unknown(found, source)
+        given.update(found)
+        sources.update(dict.fromkeys(found, source))
+    try:
+        settings = values.read(Settings, given)
+    except ValueError as ex:
+        raise SettingInvalid(f"{sources.get(str(ex).split(' ', 1)[0], 'default')}: {ex}") from ex
+    for address in settings.listen:
+        if not address.loopback:
+            raise SettingInvalid(
+                f"{sources['listen']}: listen is {str(address)!r}: there is no access control yet, so only "
+                "this machine may reach the API; listen on 127.0.0.1, behind a proxy that asks for a login"
+            )
+    return settings
+
+
+def as_environment(flags: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that hand `flags` on to a process of ours."""
+    return {ENVIRONMENT + name.upper(): value for name, value in flags.items()}
+
+
+def _from_systemd(environment: Mapping[str, str]) -> dict[str, str]:
+    """Take the folders that systemd made for the unit (systemd.exec(5), StateDirectory= and its relatives)."""
+    names = {"STATE_DIRECTORY": "state_dir", "RUNTIME_DIRECTORY": "tmpdir", "LOGS_DIRECTORY": "log_dir"}
+    return {names[name]: environment[name] for name in names if name in environment}
+
+
+def _from_file(config: Path | None, environment: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
+    named = config or (Path(environment[CONFIG]) if CONFIG in environment else None)
+    path = named or next((path for path in CONFIG_FILES if path.is_file()), None)
+    if path is None:
+        return []
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError) as ex:
+        raise SettingInvalid(f"{path}: {ex}") from ex
+    return [(str(path), {name: _as_text(name, value, path) for name, value in table.items()})]
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name.removeprefix(ENVIRONMENT).lower(): value
+        for name, value in environment.items()
+        if name.startswith(ENVIRONMENT) and name != CONFIG
+    }
+
+
+def _as_text(name: str, value: Any, path: Path) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    if isinstance(value, list):
+        return ",".join(_as_text(name, item, path) for item in value)
+    raise SettingInvalid(f"{path}: {name} is {value!r}: it must be a text, a number, true, false or a list of these")
+
+
+def _refuse_unknown(found: Mapping[str, str], source: str) -> None:
+    known = [item.name for item in fields(Settings)]
+    for name in found:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise SettingInvalid(
+                f"{source}: there is no setting {name}" + (f"; did you mean {near[0]}?" if near else "")
+            )
