@@ -93,6 +93,7 @@ def serve(config: Path | None, flags: dict[str, str]) -> None:
     """Run the controller in the foreground, for a supervisor to start."""
     from wxsup import serve as server
 
+    daemon.stop_with_supervisord()
     server.serve(settings.load(flags, config=config))
 
 
@@ -103,6 +104,7 @@ def sandbox(config: Path | None, flags: dict[str, str], hold: float) -> None:
     """Run the sandbox, a pretend WeChat with a phone page, in the foreground."""
     from wxsup.sandbox import app
 
+    daemon.stop_with_supervisord()
     loaded = settings.load(flags, config=config)
     daemon.set_up_logging(loaded.log_level)
     daemon.set_title("wxsandbox")

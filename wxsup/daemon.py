@@ -55,12 +55,14 @@ def set_title(title: str) -> None:
     setproctitle.setproctitle(title)
 
 
-def stop_with_parent() -> None:
-    """Have the kernel send us SIGTERM when our parent dies, and end now if it is dead already.
+def stop_with_supervisord() -> None:
+    """Where supervisord is our parent, have the kernel send us SIGTERM when it dies; end now if it is dead already.
 
-    For a child of supervisord, which a killed supervisord would otherwise leave running beside its next copy
-    (prctl(2), PR_SET_PDEATHSIG). A parent that died before we asked shows as a pipe without a reader on our output.
+    A killed supervisord would otherwise leave us running beside its next copy (prctl(2), PR_SET_PDEATHSIG). A parent
+    that died before we asked shows as a pipe without a reader on our output.
     """
+    if "SUPERVISOR_ENABLED" not in os.environ:  # supervisord.org/subprocess.html, "Subprocess Environment"
+        return
     parent = os.getppid()
     set_parent_death_signal()
     output = select.poll()

@@ -14,6 +14,7 @@
     |-- NameInvalid                    8   400
     |-- ClientUnreachable              9   502
     |   |-- ClientNotListening         9   503
+    |   |-- PollEnded                  9   503
     |   `-- ClientTimeout              9   504
     |-- ApiNotFound                   -1   403
     |-- CallFailed                           200   what a client answers, ilink-protocol.md 13.4
@@ -133,6 +134,12 @@ class ClientUnreachable(WxsupError):
 
 class ClientNotListening(ClientUnreachable):
     """The client runs but did not open its port in time."""
+
+    http_status = 503
+
+
+class PollEnded(ClientUnreachable):
+    """The controller is restarting and ended a held poll; nothing is lost, ask again."""
 
     http_status = 503
 

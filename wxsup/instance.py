@@ -8,17 +8,19 @@ import resource
 import socket
 import subprocess
 import sysconfig
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import requests
 
 from wxsup import daemon, files, render
 from wxsup.controller import open_controller
-from wxsup.errors import Refusal
+from wxsup.errors import Refusal, SupervisorUnreachable
 from wxsup.settings import Settings
+from wxsup.supervisors import supervisord
 from wxsup.values import Address
 
 MINFDS = 65536
@@ -53,10 +55,11 @@ class Instance:
                 start_new_session=True,  # a Ctrl-C is ours to pass on, once
                 preexec_fn=daemon.set_parent_death_signal,
             )
-            daemon.on_stop(child.terminate)
-            if self._wait_ready(child):
+            stop = threading.Event()
+            daemon.on_stop(stop.set)
+            if self._wait_ready(child, stop):
                 ready(self)
-            status = child.wait()
+            status = self._watch(child, stop)
         if status not in (0, -15):
             raise Refusal(f"supervisord ended with status {status}; see {self._settings.log_dir}/supervisord.log")
 
@@ -103,14 +106,29 @@ class Instance:
             f"a supervisord answers on {path} already; stop it first: kill $(cat {path.parent}/supervisord.pid)"
         )
 
-    def _wait_ready(self, child: subprocess.Popen[bytes]) -> bool:
-        """Wait until the controller and the sandbox answer; False when supervisord was told to stop meanwhile."""
+    def _watch(self, child: subprocess.Popen[bytes], stop: threading.Event) -> int:
+        """Wait until supervisord has ended, by itself or because of `stop`; return its exit status."""
+
+        def end_with_child() -> None:
+            child.wait()
+            stop.set()
+
+        threading.Thread(target=end_with_child, daemon=True).start()
+        stop.wait()
+        if child.poll() is None:
+            with suppress(SupervisorUnreachable):
+                supervisord.halt(self._settings.supervisord_socket)
+            child.terminate()
+        return child.wait()
+
+    def _wait_ready(self, child: subprocess.Popen[bytes], stop: threading.Event) -> bool:
+        """Wait until the controller and the sandbox answer; False when it was told to stop, or ended, meanwhile."""
         urls = [f"{self._settings.listen[0].url}/openwx/check_client"]
         if self._sandbox:
             urls.append(f"{self._settings.sandbox_listen.url}/sandbox/accounts")
         deadline = time.monotonic() + READY_TIMEOUT
         while urls:
-            if child.poll() is not None:
+            if stop.is_set() or child.poll() is not None:
                 return False
             if _answers(urls[0]):
                 urls.pop(0)
@@ -119,7 +137,7 @@ class Instance:
                 child.wait()
                 raise Refusal(f"{urls[0]} does not answer; see the logs in {self._settings.log_dir}")
             else:
-                time.sleep(READY_POLL)
+                stop.wait(READY_POLL)
         return True
 
 

@@ -58,8 +58,14 @@ def program(slug_: str) -> str:
 
 def slug_of(program_: str) -> str | None:
     """Return the slug in a program name or file stem, None when it is not one of ours."""
-    _, found, slug_ = program_.partition("wxclient-")
-    return slug_ if found and program_.startswith("wxclient-") and _SLUG.fullmatch(slug_) else None
+    slug_ = program_.removeprefix("wxclient-")
+    if slug_ == program_:
+        return None
+    try:
+        name(slug_)
+    except NameInvalid:
+        return None
+    return slug_
 
 
 def document_file(kind: str, slug_: str, suffix: str) -> str:

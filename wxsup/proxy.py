@@ -10,12 +10,12 @@ import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from wxsup.errors import ClientNotListening, ClientTimeout, ClientUnreachable
+from wxsup.errors import ClientNotListening, ClientTimeout, ClientUnreachable, PollEnded
 
 Address = tuple[str, int]
 Headers = list[tuple[str, str]]
@@ -27,6 +27,7 @@ BIND_RETRY = 0.05
 IDLE_LIMIT = 10.0  # well below the time after which a client closes an idle connection
 POOL_SIZE = 32
 CHUNK = 65536
+HELD = ("/openwx/check_event",)  # calls that a client holds until there is something to say
 
 # RFC 9110 7.6.1, and what an intermediary answers for itself.
 _HOP_BY_HOP = frozenset(
@@ -51,6 +52,8 @@ class Proxy:
     def __init__(self, *, answer_timeout: float = ANSWER_TIMEOUT, bind_timeout: float = BIND_TIMEOUT) -> None:
         self._answer_timeout = answer_timeout
         self._bind_timeout = bind_timeout
+        self._held: set[http.client.HTTPConnection] = set()
+        self._released = False
         self._idle: defaultdict[Address, list[tuple[float, http.client.HTTPConnection]]] = defaultdict(list)
 
     def forward(self, address: Address, environ: Mapping[str, Any], *, alive: Callable[[], bool]) -> Answer:
@@ -62,8 +65,8 @@ class Proxy:
         connection = self._connect(address, alive)
         try:
             _send(connection, environ)
+            response = self._response(connection, held=environ["PATH_INFO"] in HELD)
             with _mapped():
-                response = connection.getresponse()
                 small = response.length is not None and response.length <= CHUNK
                 content = response.read() if small else b""
         except BaseException:
@@ -76,6 +79,28 @@ class Proxy:
             length = response.getheader("Content-Length") if environ["REQUEST_METHOD"] == "HEAD" else None
             return Answer(status, headers, int(length or len(content)), [content] if content else [])
         return Answer(status, headers, response.length, self._stream(address, connection, response))
+
+    def release(self) -> None:
+        """End every held poll with PollEnded, now and from now on."""
+        self._released = True
+        for connection in self._held:
+            with suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def _response(self, connection: http.client.HTTPConnection, *, held: bool) -> http.client.HTTPResponse:
+        if not held:
+            with _mapped():
+                return connection.getresponse()
+        self._held.add(connection)
+        try:
+            with _mapped():
+                return connection.getresponse()
+        except ClientUnreachable as ex:
+            if self._released:
+                raise PollEnded from ex
+            raise
+        finally:
+            self._held.discard(connection)
 
     def _connect(self, address: Address, alive: Callable[[], bool]) -> http.client.HTTPConnection:
         while idle := self._idle[address]:

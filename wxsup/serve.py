@@ -14,7 +14,7 @@ from wxsup.settings import Settings
 
 TITLE = "wxcontroller"
 KEEPALIVE = 75
-GRACE = 5  # held long polls would otherwise hold up every restart
+GRACE = 5  # for what is being answered; whoever only waits is let go at once (worker.py)
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         for name, value in {
             "bind": [str(address) for address in settings.listen],
             "workers": settings.workers,
-            "worker_class": "gevent",
+            "worker_class": "wxsup.worker.Worker",
             "worker_connections": 10000,
             "keepalive": KEEPALIVE,
             "graceful_timeout": GRACE,
@@ -66,7 +66,12 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
         self._controller = open_controller(self._settings)
         self._controller.prepare()
-        return create_app(self._controller, Proxy())
+        self._proxy = Proxy()
+        return create_app(self._controller, self._proxy)
+
+    def stopping(self) -> None:
+        """Let those go who wait for something that may be long in coming; called by a worker that is to stop."""
+        self._proxy.release()
 
     def _post_worker_init(self, worker: Any) -> None:
         import gevent

@@ -158,9 +158,15 @@ def many(one: Parser) -> Parser:
 
 def path(value: str) -> Path:
     """Take a path that can stand in a supervisor section without being read as more, and make it absolute."""
-    if not value or has_control(value) or _UNSAFE_IN_PATH.search(value):
-        raise ValueError("a path may not be empty nor hold quotes, commas, control characters or any of ; # $ ` \\")
-    return Path(value).expanduser().absolute()
+    try:
+        found = Path(value).expanduser().absolute()
+    except RuntimeError as ex:
+        raise ValueError("there is no such home directory") from ex
+    if not value or has_control(str(found)) or _UNSAFE_IN_PATH.search(str(found)):
+        raise ValueError(
+            f"a path may not be empty nor hold quotes, commas, control characters or any of ; # $ ` \\ as {found} does"
+        )
+    return found
 
 
 def optional(one: Parser) -> Parser:

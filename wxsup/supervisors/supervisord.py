@@ -56,7 +56,7 @@ class Supervisord(Supervisor):
 
     def start(self, client: Client) -> Status:
         program = names.program(client.slug)
-        with self._asking() as supervisor:
+        with _asking(self._socket) as supervisor:
             info = _info(supervisor, program)
             if info and info["pid"] and info["state"] in (10, 20):
                 return _status(info)
@@ -75,12 +75,12 @@ class Supervisord(Supervisor):
 
     def stop(self, client: Client) -> None:
         program = names.program(client.slug)
-        with self._asking() as supervisor:
+        with _asking(self._socket) as supervisor:
             self._forget(supervisor, program)
             files.remove(self._path(client))
 
     def status(self, *slugs: str) -> Mapping[str, Status]:
-        with self._asking() as supervisor:
+        with _asking(self._socket) as supervisor:
             if len(slugs) == 1:
                 found = [_info(supervisor, names.program(slugs[0]))]
             else:
@@ -161,20 +161,27 @@ class Supervisord(Supervisor):
             time.sleep(pause)
             pause = min(pause * 1.5, 0.1)
 
-    @contextmanager
-    def _asking(self) -> Iterator[Any]:
-        """Yield the ``supervisor`` namespace over a connection of its own; turn "could not ask" into one exception."""
-        transport = _UnixTransport(str(self._socket))
-        try:
-            server = xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=transport)
-            yield _Namespace(server)
-        except xmlrpc.client.Fault as ex:
-            said = "is shutting down" if ex.faultCode == SHUTDOWN_STATE else f"says {ex.faultString}"
-            raise SupervisorUnreachable(f"supervisord {said}") from ex
-        except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError) as ex:
-            raise SupervisorUnreachable(f"supervisord at {self._socket}: {ex}") from ex
-        finally:
-            transport.close()
+
+def halt(socket_path: Path) -> None:
+    """Stop every program at once, then supervisord itself: left to itself it stops one after the other."""
+    with _asking(socket_path) as supervisor:
+        supervisor.stopAllProcesses(False)
+        supervisor.shutdown()
+
+
+@contextmanager
+def _asking(socket_path: Path) -> Iterator[Any]:
+    """Yield the ``supervisor`` namespace over a connection of its own; turn "could not ask" into one exception."""
+    transport = _UnixTransport(str(socket_path))
+    try:
+        yield _Namespace(xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=transport))
+    except xmlrpc.client.Fault as ex:
+        said = "is shutting down" if ex.faultCode == SHUTDOWN_STATE else f"says {ex.faultString}"
+        raise SupervisorUnreachable(f"supervisord {said}") from ex
+    except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError) as ex:
+        raise SupervisorUnreachable(f"supervisord at {socket_path}: {ex}") from ex
+    finally:
+        transport.close()
 
 
 class _Namespace:

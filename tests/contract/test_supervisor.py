@@ -1,0 +1,306 @@
+"""The contract of a supervisor, kept by every kind; to add a kind is to add a fixture."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.deadline import eventually
+from tests.installation import SCRIPTS, alive
+from wxsup import names
+from wxsup.errors import StartFailed, SupervisorUnreachable
+from wxsup.model import Client, State
+from wxsup.supervisors import Supervisor
+from wxsup.supervisors.memory import Memory
+from wxsup.supervisors.supervisord import Supervisord
+
+HOSTILE = ["客服 02", "%s%(x)s", "a;b #c", "..", "-rf", "'\"", "{{7*7}}${HOME}"]
+SLEEPER = [sys.executable, "-c", "import signal; signal.pause()"]
+
+
+@dataclass
+class Kind:
+    """One kind of supervisor with what a test does behind its back."""
+
+    supervisor: Supervisor
+    crash: Callable[[Client], None]
+    operator_stop: Callable[[Client], None]
+    refuse: Callable[[Client], None]
+    unreachable: Callable[[], None]
+    reachable: Callable[[], None]
+
+
+@contextmanager
+def memory(folder: Path) -> Iterator[Kind]:
+    kind = Memory()
+
+    def refuse(client: Client) -> None:
+        kind.refuse[client.slug] = "no such program"
+
+    yield Kind(
+        kind,
+        crash=lambda client: kind.end(client.slug, State.FAILED, "crashed"),
+        operator_stop=lambda client: kind.end(client.slug),
+        refuse=refuse,
+        unreachable=lambda: setattr(kind, "reachable", False),
+        reachable=lambda: setattr(kind, "reachable", True),
+    )
+
+
+class RealSupervisord:
+    """A supervisord of the test's own, whose clients are small programs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.include = folder / "conf.d"
+        self.include.mkdir()
+        self.commands: dict[str, list[str]] = {}
+        self.config = folder / "supervisord.conf"
+        self.config.write_text(
+            f"[unix_http_server]\nfile={folder}/s.sock\nchmod=0700\n"
+            f"[supervisord]\nnodaemon=true\nsilent=true\nlogfile={folder}/log\npidfile={folder}/pid\n"
+            + ("user=root\n" if os.geteuid() == 0 else "")
+            + "[rpcinterface:supervisor]\n"
+            "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n"
+            f"[supervisorctl]\nserverurl=unix://{folder}/s.sock\n"
+            f"[include]\nfiles={self.include}/*.conf\n"
+        )
+        self.supervisor = Supervisord(folder / "s.sock", self.include, self.section)
+
+    def section(self, client: Client) -> str:
+        command = shlex.join(self.commands.get(client.slug, SLEEPER)).replace("%", "%%")
+        return (
+            f"[program:{names.program(client.slug)}]\ncommand={command}\nautorestart=unexpected\nexitcodes=0\n"
+            "startsecs=1\nstartretries=1\nstopwaitsecs=2\n"
+        )
+
+    def up(self) -> None:
+        self.process = subprocess.Popen([SCRIPTS / "supervisord", "-c", self.config], stdin=subprocess.DEVNULL)
+        eventually(self._answers, what="supervisord")
+
+    def down(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+
+    def ctl(self, *words: str) -> str:
+        done = subprocess.run(
+            [SCRIPTS / "supervisorctl", "-c", self.config, *words], capture_output=True, text=True, check=False
+        )
+        return done.stdout
+
+    def operator_stop(self, client: Client) -> None:
+        self.ctl("stop", names.program(client.slug))
+
+    def kill(self, client: Client) -> None:
+        os.kill(self.supervisor.status(client.slug)[client.slug].pid, signal.SIGKILL)
+
+    def refuse(self, client: Client) -> None:
+        self.commands[client.slug] = ["/nonexistent/program"]
+
+    def fail(self, client: Client) -> None:
+        """Let the client end at once from now on, and wait until supervisord has given up on it."""
+        self.commands[client.slug] = [sys.executable, "-c", "raise SystemExit(3)"]
+        self.supervisor.stop(client)
+        with suppress(StartFailed):  # when it ends before supervisord has looked
+            self.supervisor.start(client)
+        eventually(lambda: self.supervisor.status(client.slug)[client.slug].state is State.FAILED)
+        self.commands[client.slug] = SLEEPER
+
+    def _answers(self) -> bool:
+        try:
+            self.supervisor.status()
+        except SupervisorUnreachable:
+            return False
+        return True
+
+
+@contextmanager
+def supervisord(folder: Path) -> Iterator[Kind]:
+    real = RealSupervisord(folder)
+    real.up()
+    try:
+        yield Kind(
+            real.supervisor,
+            crash=real.fail,
+            operator_stop=real.operator_stop,
+            refuse=real.refuse,
+            unreachable=real.down,
+            reachable=real.up,
+        )
+    finally:
+        real.down()
+
+
+@pytest.fixture(params=[memory, supervisord], ids=lambda kind: kind.__name__)
+def kind(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Kind]:
+    with request.param(short_path) as found:
+        yield found
+
+
+@pytest.fixture
+def real(short_path: Path) -> Iterator[RealSupervisord]:
+    found = RealSupervisord(short_path)
+    found.up()
+    yield found
+    found.down()
+
+
+def client(name: str = "alice", port: int = 3000) -> Client:
+    return Client(name=name, slug=names.slug(name), port=port, driver="ilink")
+
+
+def test_start_answers_with_a_process(kind: Kind) -> None:
+    began = time.time()
+    status = kind.supervisor.start(client())
+    assert status.state in (State.STARTING, State.RUNNING)
+    assert status.pid > 0
+    assert began - 2 < status.since < time.time() + 2
+    assert kind.supervisor.status()["alice"].pid == status.pid
+
+
+def test_start_of_one_that_runs_changes_nothing(kind: Kind) -> None:
+    first = kind.supervisor.start(client())
+    assert kind.supervisor.start(client()).pid == first.pid
+
+
+def test_stop_answers_when_it_is_gone_and_may_be_repeated(kind: Kind) -> None:
+    kind.supervisor.start(client())
+    kind.supervisor.stop(client())
+    assert kind.supervisor.status() == {}
+    assert not any(path.exists() for path in kind.supervisor.render(client()))
+    kind.supervisor.stop(client())
+
+
+def test_start_after_stop_makes_a_new_process(kind: Kind) -> None:
+    first = kind.supervisor.start(client())
+    kind.supervisor.stop(client())
+    assert kind.supervisor.start(client()).pid not in (0, first.pid)
+
+
+def test_status_tells_all_or_those_that_are_named(kind: Kind) -> None:
+    started = {name: kind.supervisor.start(client(name)).pid for name in ("a", "b", "c")}
+    assert {slug: status.pid for slug, status in kind.supervisor.status().items()} == started
+    assert set(kind.supervisor.status("b")) == {"b"}
+    assert set(kind.supervisor.status("a", "c", "unknown")) == {"a", "c"}
+    assert kind.supervisor.status("unknown") == {}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_start_and_stop(kind: Kind, name: str) -> None:
+    hostile = client(name)
+    assert kind.supervisor.start(hostile).pid
+    assert set(kind.supervisor.status()) == {hostile.slug}
+    kind.supervisor.stop(hostile)
+    assert kind.supervisor.status() == {}
+
+
+def test_what_cannot_be_started_is_refused_with_the_reason_and_leaves_nothing(kind: Kind) -> None:
+    kind.refuse(client())
+    with pytest.raises(StartFailed, match=r"no such program|/nonexistent/program"):
+        kind.supervisor.start(client())
+    assert kind.supervisor.status() == {}
+    assert not any(path.exists() for path in kind.supervisor.render(client()))
+
+
+def test_a_failed_one_shows_its_reason_and_can_be_started_again(kind: Kind) -> None:
+    kind.supervisor.start(client())
+    kind.crash(client())
+    status = kind.supervisor.status()["alice"]
+    assert (status.state, status.pid) == (State.FAILED, 0)
+    assert status.reason
+    assert kind.supervisor.start(client()).pid
+    assert kind.supervisor.status()["alice"].state in (State.STARTING, State.RUNNING)
+
+
+def test_an_operators_stop_shows_at_once(kind: Kind) -> None:
+    kind.supervisor.start(client())
+    kind.operator_stop(client())
+    status = kind.supervisor.status()["alice"]
+    assert (status.state, status.pid) == (State.STOPPED, 0)
+    assert kind.supervisor.start(client()).pid
+
+
+def test_a_supervisor_that_cannot_be_asked_is_an_error_and_never_a_state(kind: Kind) -> None:
+    kind.supervisor.start(client())
+    kind.unreachable()
+    try:
+        for ask in (lambda: kind.supervisor.start(client()), lambda: kind.supervisor.stop(client())):
+            with pytest.raises(SupervisorUnreachable):
+                ask()
+        with pytest.raises(SupervisorUnreachable):
+            kind.supervisor.status()
+    finally:
+        kind.reachable()
+    eventually(lambda: kind.supervisor.status()["alice"].pid, what="the client after the supervisor came back")
+
+
+def test_a_client_answers_at_its_own_port(kind: Kind) -> None:
+    assert kind.supervisor.address(client(port=3005)) == ("127.0.0.1", 3005)
+
+
+# What only supervisord can do wrong.
+
+
+def test_a_killed_client_comes_back(real: RealSupervisord) -> None:
+    first = real.supervisor.start(client())
+    eventually(lambda: real.supervisor.status("alice")["alice"].state is State.RUNNING)
+    real.kill(client())
+    eventually(lambda: real.supervisor.status("alice")["alice"].pid not in (0, first.pid))
+
+
+def test_a_broken_section_of_somebody_else_is_named_and_stops_nobody(real: RealSupervisord) -> None:
+    running = real.supervisor.start(client("running"))
+    broken = real.include / "broken.conf"
+    broken.write_text("[program:broken]\nnumprocs=many\n")
+    with pytest.raises(StartFailed, match="broken"):
+        real.supervisor.start(client("new"))
+    assert not (real.include / "wxclient-new.conf").exists()
+    assert alive(running.pid)
+    broken.unlink()
+    assert real.supervisor.start(client("new")).pid
+
+
+def test_a_client_that_ignores_sigterm_is_killed(real: RealSupervisord) -> None:
+    real.commands["stubborn"] = [
+        sys.executable,
+        "-c",
+        "import signal; signal.signal(15, signal.SIG_IGN); print(1, flush=True);[signal.pause() for _ in iter(int, 1)]",
+    ]
+    status = real.supervisor.start(client("stubborn"))
+    eventually(lambda: "1" in real.ctl("tail", "wxclient-stubborn"))
+    real.supervisor.stop(client("stubborn"))
+    assert not alive(status.pid)
+
+
+def test_a_changed_definition_takes_effect_at_the_next_start(real: RealSupervisord) -> None:
+    real.supervisor.start(client())
+    real.ctl("stop", "wxclient-alice")
+    real.commands["alice"] = [sys.executable, "-c", "import signal; signal.pause()", "changed"]
+    status = real.supervisor.start(client())
+    eventually(lambda: b"changed" in Path(f"/proc/{status.pid}/cmdline").read_bytes())
+
+
+def test_programs_of_others_are_not_ours(real: RealSupervisord) -> None:
+    (real.include / "other.conf").write_text(f"[program:other]\ncommand={shlex.join(SLEEPER)}\n")
+    real.ctl("update")
+    assert "other" in real.ctl("status")
+    assert real.supervisor.status() == {}
+
+
+def test_after_a_restart_of_supervisord_every_client_runs_again(real: RealSupervisord) -> None:
+    for name in ("a", "b"):
+        real.supervisor.start(client(name))
+    real.down()
+    real.up()
+    eventually(lambda: all(status.pid for status in real.supervisor.status("a", "b").values()))
+    assert set(real.supervisor.status()) == {"a", "b"}

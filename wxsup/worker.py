@@ -1,0 +1,51 @@
+"""gunicorn's gevent worker, made to end quickly: a restart of the controller must not keep callers waiting.
+
+When told to stop it closes connections that only wait for a next request, and has held polls answered with 503; what is
+being worked on has graceful_timeout.
+"""
+
+from __future__ import annotations
+
+from types import FrameType, TracebackType
+from typing import Any
+
+import gevent
+from gunicorn.http.errors import NoMoreData
+from gunicorn.workers.ggevent import GeventWorker
+
+
+class Worker(GeventWorker):  # type: ignore[misc]
+    """Serves requests in greenlets; `app` is told of the stop by a call of its `stopping`."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._idle: set[Any] = set()
+
+    def timeout_ctx(self) -> _Idle:
+        return _Idle(self._idle, self.cfg.keepalive if self.alive else 0)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self.app.stopping()
+        for waiting in list(self._idle):
+            # What gunicorn takes for a caller that went away.
+            gevent.kill(waiting, NoMoreData())
+
+
+class _Idle:
+    """Waits for the next request of a connection, for so many seconds, known to the worker meanwhile."""
+
+    def __init__(self, idle: set[Any], seconds: float) -> None:
+        self._idle = idle
+        self._timeout = gevent.Timeout(seconds, False)
+
+    def __enter__(self) -> None:
+        self._idle.add(gevent.getcurrent())
+        self._timeout.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._timeout.close()
+        self._idle.discard(gevent.getcurrent())
+        return error is self._timeout
