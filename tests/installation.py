@@ -15,8 +15,8 @@ from typing import Any, Self
 
 import requests
 
-from tests.conftest import free_port
 from tests.deadline import eventually
+from tests.ports import free_port
 from wxsup.client.drivers.ilink.login import draw
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))

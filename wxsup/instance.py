@@ -18,12 +18,12 @@ import requests
 
 from wxsup import daemon, files, render
 from wxsup.controller import open_controller
+from wxsup.deployment import MINFDS
 from wxsup.errors import Refusal, SupervisorUnreachable
 from wxsup.settings import Settings
 from wxsup.supervisors import supervisord
 from wxsup.values import Address
 
-MINFDS = 65536
 READY_TIMEOUT = 30.0
 READY_POLL = 0.05
 SOCKET_PATH_LIMIT = 107  # unix(7), less what supervisord appends while it binds

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.conftest import free_port
 from tests.deadline import eventually
 from tests.installation import SCRIPTS, Installation, alive, title
+from tests.ports import free_port
 
 
 def family(pid: int) -> set[int]:

@@ -1,0 +1,1 @@
+"""A pretend Tencent iLink server and phone, for trying and testing."""

@@ -1,0 +1,269 @@
+"""The pretend world: who is bound to which bot, and what people and bots say to one another. Nothing of HTTP."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from wxsup import errors, files
+from wxsup.sandbox import phones
+from wxsup.sandbox.codes import Code, Codes, Credentials, Unfit, Unknown, check_user
+from wxsup.sandbox.news import Glance, News, stay
+from wxsup.sandbox.phones import Bot, Message, Phone
+
+logger = logging.getLogger(__name__)
+
+WINDOW = 24 * 3600.0  # a bot may answer for so long after the user's last message (8.3) ...
+QUOTA = 10  # ... and so many times (8.3)
+
+
+class DeadToken(Exception):
+    """This bot token was replaced, dropped, or never valid."""
+
+
+class SendRefused(Exception):
+    """The bot may not send this now; the text is the errmsg beside ret -2."""
+
+
+@dataclass(frozen=True)
+class Updates:
+    """What getupdates found in the conversation of a user and a bot."""
+
+    messages: list[Message]
+    cursor: str
+    context_token: str
+    user_id: str
+    bot_id: str
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user's newest binding, without its secrets."""
+
+    user: str
+    user_id: str
+    bot_id: str
+    alive: bool
+    pollers: int
+    most_pollers: int
+    sends_left: int
+
+
+class World:
+    """Everything there is, behind one lock; held calls wait for its news, always with a deadline."""
+
+    def __init__(self, *, state: Path | None = None, clock: Callable[[], float] = time.time) -> None:
+        self._state = state
+        self._clock = clock
+        self._news = News()
+        self._closed = False
+        self.codes = Codes(self._news, clock)
+        self._phones = phones.read(state) if state else {}
+        self._bound = {phone.bot.token: phone for phone in self._phones.values() if phone.bot.alive}
+        self._last_id = 0
+        if state:
+            try:
+                files.private_directory(state.parent)
+                self._save()
+            except OSError as ex:
+                raise errors.Refusal(f"the sandbox state file {state} cannot be written: {ex.strerror}") from ex
+
+    def close(self) -> None:
+        """Wake every held call and write no more: another world may have the state file from now on."""
+        with self._news:
+            self._closed = True
+            self._news.notify_all()
+
+    # The bot's side
+
+    def updates(self, token: str, cursor: str, *, hold: float = 0.0, glance: Glance = stay) -> Updates:
+        """Return what was said after `cursor`, waiting for something; the cursor acknowledges all before it (5.3).
+
+        What is returned here can be asked for again with the same cursor, so that a reply which gets lost on the way
+        loses nothing.
+        """
+        with self._news:
+            phone = self._phone_of(token)
+            bot = phone.bot
+            self._acknowledge(phone, cursor)
+            bot.pollers += 1
+            bot.most_pollers = max(bot.most_pollers, bot.pollers)
+            try:
+                self._news.hold(lambda: not bot.alive or bool(_pending(phone)), hold, glance)
+            finally:
+                bot.pollers -= 1
+            if not bot.alive:
+                raise DeadToken
+            messages = _pending(phone)
+            upto = messages[-1].number if messages else bot.acknowledged
+            return Updates(messages, _cursor(bot, upto), bot.context_token, phones.user_id(phone.user), bot.bot_id)
+
+    def send(self, token: str, to_user_id: str, context_token: str, text: str, client_id: str = "") -> Message:
+        """Say something to the user, if the bot may do so just now (8.3)."""
+        with self._news:
+            phone = self._phone_of(token)
+            bot = phone.bot
+            if not context_token or context_token != bot.context_token or to_user_id != phones.user_id(phone.user):
+                raise SendRefused("prepare failed")
+            if self._window_closed(bot):
+                raise SendRefused("prepare failed")
+            if not bot.sends_left:
+                raise SendRefused("rate limited")
+            bot.sends_left -= 1
+            return self._write(phone, phones.TO_USER, text, client_id)
+
+    def has_conversation(self, token: str, user_id: str) -> bool:
+        """Tell whether that user has written to the bot yet."""
+        with self._news:
+            phone = self._phone_of(token)
+            return bool(phone.bot.context_token) and user_id == phones.user_id(phone.user)
+
+    def check(self, token: str) -> None:
+        """Raise DeadToken unless the token is that of a live bot."""
+        with self._news:
+            self._phone_of(token)
+
+    # The phone's side
+
+    def confirm(self, key: str) -> Code:
+        """Let the user who scanned agree: a new bot, unless the asker holds the token of the live one (3.2, 3.4)."""
+
+        def bind(code: Code) -> Credentials | None:
+            phone = self._phones.get(code.user)
+            if phone and phone.bot.alive and phone.bot.token in code.local_tokens:
+                return None
+            bot = self._bind(code.user)
+            return Credentials(bot.bot_id, bot.token, phones.user_id(code.user))
+
+        return self.codes.confirm(key, bind)
+
+    def say(self, user: str, text: str) -> Message:
+        """Let the user write to the bot: the conversation is open again, with a full quota."""
+        check_user(user)
+        with self._news:
+            phone = self._live(user)
+            bot = phone.bot
+            bot.context_token = bot.context_token or secrets.token_urlsafe(24)
+            bot.heard, bot.sends_left = float(self._clock()), QUOTA
+            return self._write(phone, phones.TO_BOT, text, f"phone-{secrets.token_hex(8)}")
+
+    def chat(self, user: str, after: int = 0, *, hold: float = 0.0, glance: Glance = stay) -> list[Message]:
+        """Return what was said to and by the user after message number `after`, waiting for something."""
+        check_user(user)
+
+        def said() -> list[Message]:
+            phone = self._phones.get(user)
+            return phone.messages[after:] if phone else []
+
+        with self._news:
+            self._news.hold(lambda: bool(said()), hold, glance)
+            return said()
+
+    def drop(self, user: str) -> Bot:
+        """Let the token of the user's bot die."""
+        check_user(user)
+        with self._news:
+            bot = self._live(user).bot
+            self._kill(bot)
+            self._save()
+            logger.info("bot dropped", extra={"action": "drop", "user": user})
+            return bot
+
+    def accounts(self) -> list[Account]:
+        """Return each user's newest binding."""
+        with self._news:
+            return [self._account(phone) for phone in self._phones.values()]
+
+    # Below here the lock is held.
+
+    def _account(self, phone: Phone) -> Account:
+        bot = phone.bot
+        sends_left = 0 if self._window_closed(bot) else bot.sends_left
+        user_id = phones.user_id(phone.user)
+        return Account(phone.user, user_id, bot.bot_id, bot.alive, bot.pollers, bot.most_pollers, sends_left)
+
+    def _bind(self, user: str) -> Bot:
+        phone = self._phones.get(user)
+        if phone is None:
+            phone = self._phones[user] = Phone(user, phones.new_bot(acknowledged=0))
+        else:
+            self._kill(phone.bot)
+            phone.bot = phones.new_bot(acknowledged=len(phone.messages))
+        self._bound[phone.bot.token] = phone
+        self._save()
+        return phone.bot
+
+    def _kill(self, bot: Bot) -> None:
+        bot.alive = False
+        self._bound.pop(bot.token, None)
+        self._news.notify_all()
+
+    def _phone_of(self, token: str) -> Phone:
+        phone = self._bound.get(token)
+        if phone is None:
+            raise DeadToken
+        return phone
+
+    def _live(self, user: str) -> Phone:
+        phone = self._phones.get(user)
+        if phone is None or not phone.bot.alive:
+            raise Unknown("this user has no live bot: scan and confirm a code first")
+        return phone
+
+    def _acknowledge(self, phone: Phone, cursor: str) -> None:
+        """Take the caller's word that all up to `cursor` is safe.
+
+        "" means from now on (5.1). After another "" it means the same place again, or a poll that is given up before
+        it brought the first cursor would lose what was said meanwhile.
+        """
+        bot = phone.bot
+        if cursor:
+            position = min(_position(bot, cursor), len(phone.messages))
+        else:
+            position = bot.acknowledged if bot.fresh else len(phone.messages)
+        before = (bot.acknowledged, bot.fresh)
+        bot.acknowledged, bot.fresh = max(bot.acknowledged, position), not cursor
+        if before != (bot.acknowledged, bot.fresh):
+            self._save()
+
+    def _window_closed(self, bot: Bot) -> bool:
+        return self._clock() - bot.heard > WINDOW
+
+    def _write(self, phone: Phone, direction: str, text: str, client_id: str) -> Message:
+        # Nanoseconds are above 2**53, where careless clients lose digits, and new after a restart too (2.3).
+        self._last_id = max(self._last_id + 1, time.time_ns())
+        number, milliseconds = len(phone.messages) + 1, int(self._clock() * 1000)
+        message = Message(number, direction, text, self._last_id, client_id, milliseconds, phone.bot.bot_id)
+        phone.messages.append(message)
+        self._save()
+        self._news.notify_all()
+        logger.info("message written", extra={"action": "message", "user": phone.user, "direction": direction})
+        return message
+
+    def _save(self) -> None:
+        if self._state and not self._closed:
+            phones.write(self._state, self._phones)
+
+
+def _pending(phone: Phone) -> list[Message]:
+    return [message for message in phone.messages[phone.bot.acknowledged :] if message.direction == phones.TO_BOT]
+
+
+def _cursor(bot: Bot, number: int) -> str:
+    """Return the cursor that covers everything up to message `number`; clients must not look inside (5.1)."""
+    return base64.urlsafe_b64encode(f"{bot.bot_id}:{number}".encode()).decode()
+
+
+def _position(bot: Bot, cursor: str) -> int:
+    try:
+        bot_id, _, number = base64.urlsafe_b64decode(cursor).decode().rpartition(":")
+        if bot_id == bot.bot_id and int(number) >= 0:
+            return int(number)
+    except ValueError:
+        pass
+    raise Unfit("this cursor is not one of this bot's")
