@@ -122,19 +122,19 @@ def _parameters(req: falcon.Request) -> dict[str, str]:
         content = req.bounded_stream.read(FORM_LIMIT + 1)
         if len(content) > FORM_LIMIT:
             raise ParameterRefused("body", f"a form of more than {FORM_LIMIT} bytes")
-        for name, value in _pairs(content.decode("latin-1"), found):
+        for name, value in _pairs(content, found):
             found[name] = value
     return found
 
 
 def _query(req: falcon.Request) -> dict[str, str]:
     """Return the query; raise NameInvalid or ParameterRefused when a parameter comes twice or is no UTF-8."""
-    return dict(_pairs(req.query_string, {}))
+    return dict(_pairs(req.query_string.encode("latin-1"), {}))
 
 
-def _pairs(encoded: str, before: Mapping[str, str]) -> list[tuple[str, str]]:
+def _pairs(encoded: bytes, before: Mapping[str, str]) -> list[tuple[str, str]]:
     try:
-        pairs = parse_qsl(encoded, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+        pairs = parse_qsl(encoded.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
     except ValueError as ex:
         raise NameInvalid(f"the parameters are not UTF-8, or more than {MAX_FIELDS}") from ex
     seen = set(before)
@@ -149,7 +149,9 @@ def _pairs(encoded: str, before: Mapping[str, str]) -> list[tuple[str, str]]:
 
 def _reply(resp: falcon.Response, body: Mapping[str, Any]) -> None:
     resp.content_type = falcon.MEDIA_JSON
-    resp.data = json.dumps(body, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    text = json.dumps(body, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    # The state file of a client may hold half a surrogate pair, which only JSON's own escape can pass on.
+    resp.data = text.encode(errors="backslashreplace")
 
 
 def _on_error(req: falcon.Request, resp: falcon.Response, ex: WxsupError, params: Mapping[str, Any]) -> None:

@@ -45,7 +45,9 @@ class Background:
                     if self._settings.poll_api:
                         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
                     self._repeat(self._controller.sync, self._settings.check_interval)
-            except BlockingIOError:
+            except OSError as ex:
+                if not isinstance(ex, BlockingIOError):  # which says that another worker does it
+                    logger.warning("background work not begun", extra={"action": "background", "reason": str(ex)})
                 self._stopped.wait(self._settings.check_interval)
 
     def _beat(self) -> None:

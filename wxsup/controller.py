@@ -210,7 +210,7 @@ class Controller:
                 else:
                     return
             logger.info("unfinished work finished", extra={"action": "sync", "client": client.name})
-        except WxsupError as ex:  # busy, unreachable, not startable: the next sync tries again
+        except (WxsupError, OSError) as ex:  # busy, unreachable, not startable: the next sync tries again
             logger.warning("unfinished work left", extra={"action": "sync", "client": slug, "reason": str(ex)})
 
     def _derived(self, client: Client) -> Client:
@@ -240,7 +240,7 @@ class Controller:
                 raise ValueError("it is not a JSON object")
         except FileNotFoundError:
             return {**shown, "state": "init" if status.pid else "stop"}
-        except (OSError, ValueError, RecordInvalid) as ex:
+        except (OSError, ValueError, RecursionError, RecordInvalid) as ex:
             return {**shown, "state": "unknown", "error": f"state file: {ex}"}
         if not status.pid:
             return {**told, **shown, "state": "stop"}

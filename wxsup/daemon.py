@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import logging.handlers
 import os
@@ -10,6 +11,7 @@ import select
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -95,10 +97,13 @@ def notify(state: str) -> None:
         return
     if address.startswith("@"):  # the abstract namespace, unix(7)
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel, suppress(OSError):
         channel.sendto(state.encode(), address)
 
 
 def _quoted(value: object) -> str:
+    """Return `value` so that it can neither end its line nor pass for another key."""
     text = str(value)
-    return f'"{text}"' if " " in text or not text.isprintable() else text
+    if text.isprintable() and not set(text) & {" ", '"'}:
+        return text
+    return json.dumps(text, ensure_ascii=not text.isprintable())

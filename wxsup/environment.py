@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote_plus, urlencode, urlsplit, urlunsplit
 
 from wxsup import names, options
 from wxsup.errors import RecordInvalid
@@ -51,9 +51,9 @@ def _as_text(value: Any) -> str:
 
 
 def _for_client(url: str, name: str) -> str:
-    """Put ``client=NAME`` into the query of `url`, in place of one that is there."""
+    """Put ``client=NAME`` into the query of `url`, in place of one that is there; the rest may be signed and stays."""
     if not url:
         return ""
     parts = urlsplit(url)
-    query = [(key, value) for key, value in parse_qsl(parts.query, keep_blank_values=True) if key != "client"]
-    return urlunsplit(parts._replace(query=urlencode([*query, ("client", name)])))
+    rest = [pair for pair in parts.query.split("&") if pair and unquote_plus(pair.partition("=")[0]) != "client"]
+    return urlunsplit(parts._replace(query="&".join([*rest, urlencode({"client": name})])))

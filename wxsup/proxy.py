@@ -29,6 +29,7 @@ POOL_SIZE = 32
 CHUNK = 65536
 HELD = ("/openwx/check_event",)  # calls that a client holds until there is something to say
 
+_BODILESS = (204, 304)
 # RFC 9110 7.6.1, and what an intermediary answers for itself.
 _HOP_BY_HOP = frozenset(
     "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
@@ -62,10 +63,13 @@ class Proxy:
         While the port is not open yet and `alive()` says that there is a process, wait for it. Raises
         ClientUnreachable, ClientNotListening or ClientTimeout.
         """
+        held = environ["PATH_INFO"] in HELD
+        if held and self._released:
+            raise PollEnded
         connection = self._connect(address, alive)
         try:
             _send(connection, environ)
-            response = self._response(connection, held=environ["PATH_INFO"] in HELD)
+            response = self._response(connection, held=held)
             with _mapped():
                 small = response.length is not None and response.length <= CHUNK
                 content = response.read() if small else b""
@@ -76,16 +80,27 @@ class Proxy:
         status = f"{response.status} {response.reason}"
         if small:
             self._release(address, connection, response)
-            length = response.getheader("Content-Length") if environ["REQUEST_METHOD"] == "HEAD" else None
-            return Answer(status, headers, int(length or len(content)), [content] if content else [])
+            length: int | None = len(content)
+            if environ["REQUEST_METHOD"] == "HEAD" or response.status in _BODILESS:
+                # Then a length is that of the body there would have been (RFC 9110, 8.6).
+                declared = response.getheader("Content-Length", "")
+                length = int(declared) if declared.isdecimal() else None
+            return Answer(status, headers, length, [content] if content else [])
         return Answer(status, headers, response.length, self._stream(address, connection, response))
 
     def release(self) -> None:
         """End every held poll with PollEnded, now and from now on."""
         self._released = True
-        for connection in self._held:
+        for connection in tuple(self._held):
             with suppress(OSError):
                 connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for idle in self._idle.values():
+            while idle:
+                _, connection = idle.pop()
+                connection.close()
 
     def _response(self, connection: http.client.HTTPConnection, *, held: bool) -> http.client.HTTPResponse:
         if not held:
@@ -129,15 +144,20 @@ class Proxy:
     def _stream(
         self, address: Address, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
     ) -> Iterator[bytes]:
+        def more() -> bytes:
+            with _mapped():
+                return response.read1(CHUNK)
+
         try:
-            while chunk := response.read1(CHUNK):
-                yield chunk
+            yield from iter(more, b"")
             if response.length:  # cut short: the caller must not take it for the whole
                 raise ClientUnreachable("the client closed the connection in the middle of its answer")
-            self._release(address, connection, response)
+        except BaseException:
+            connection.close()
+            raise
         finally:
-            if not response.isclosed():
-                connection.close()
+            response.close()
+        self._release(address, connection, response)
 
     def _release(
         self, address: Address, connection: http.client.HTTPConnection, response: http.client.HTTPResponse

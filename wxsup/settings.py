@@ -25,7 +25,9 @@ class Settings(Ilink):
     """What the operator decides; names that the original document has mean what they mean there."""
 
     listen: tuple[Address, ...] = declare(
-        "127.0.0.1:2000", values.many(values.address), "addresses of the HTTP API, HOST:PORT, several with commas"
+        "127.0.0.1:2000",
+        values.many(values.address, least=1),
+        "addresses of the HTTP API, HOST:PORT, several with commas",
     )
     workers: int = declare("2", values.integer(1, 64), "worker processes of the controller")
     backend_start_port: int = declare("3000", values.integer(1024, 65000), "first port given to a client")
@@ -114,7 +116,7 @@ def _from_file(config: Path | None, environment: Mapping[str, str]) -> list[tupl
     try:
         with open(path, "rb") as file:
             table = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError) as ex:
+    except (OSError, ValueError) as ex:  # no TOML, or not even UTF-8
         raise SettingInvalid(f"{path}: {ex}") from ex
     return [(str(path), {name: _as_text(name, value, path) for name, value in table.items()})]
 

@@ -147,11 +147,14 @@ def address(value: str) -> Address:
     return Address(host, int(port))
 
 
-def many(one: Parser) -> Parser:
-    """Take a comma-separated list."""
+def many(one: Parser, *, least: int = 0) -> Parser:
+    """Take a comma-separated list of `least` entries or more."""
 
     def take(value: str) -> tuple[Any, ...]:
-        return tuple(one(part.strip()) for part in value.split(",") if part.strip())
+        found = tuple(one(part.strip()) for part in value.split(",") if part.strip())
+        if len(found) < least:
+            raise ValueError(f"it must have {least} entry or more")
+        return found
 
     return take
 
@@ -164,7 +167,8 @@ def path(value: str) -> Path:
         raise ValueError("there is no such home directory") from ex
     if not value or has_control(str(found)) or _UNSAFE_IN_PATH.search(str(found)):
         raise ValueError(
-            f"a path may not be empty nor hold quotes, commas, control characters or any of ; # $ ` \\ as {found} does"
+            "a path may not be empty nor hold quotes, commas, control characters or any of ; # $ ` \\"
+            f" (in full it is {str(found)!r})"
         )
     return found
 

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.deadline import TIMEOUT, eventually
+from wxsup import daemon
+from wxsup.values import LOG_LEVELS
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Put back what pytest set up."""
+    root, ours = logging.getLogger(), logging.getLogger("wxsup")
+    handlers, levels = root.handlers[:], (root.level, ours.level)
+    root.handlers = []
+    yield
+    for handler in root.handlers:
+        handler.close()
+    root.handlers = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def line(**extra: Any) -> str:
+    """Return the line of one record without its time."""
+    record = logging.makeLogRecord({"msg": "client started", "levelname": "INFO", "levelno": logging.INFO, **extra})
+    return daemon.Formatter().format(record).split(" ", 2)[2]
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({}, ""),
+        ({"action": "start", "port": 3000}, " action=start port=3000"),
+        ({"client": "微信"}, " client=微信"),
+        ({"client": "my client"}, ' client="my client"'),
+        ({"reason": 'no "x"'}, ' reason="no \\"x\\""'),
+        ({"reason": "a\nb"}, ' reason="a\\nb"'),
+        ({"reason": ""}, " reason="),
+    ],
+)
+def test_a_record_is_a_sentence_and_its_extras(extra: dict[str, object], expected: str) -> None:
+    assert line(**extra) == "INFO    client started" + expected
+
+
+@given(st.text())
+def test_no_extra_breaks_the_line(value: str) -> None:
+    """Paths of requests, names and reasons come from outside: none may pass for a line of ours."""
+    assert len(line(path=value).splitlines()) == 1
+
+
+def test_a_trace_comes_after_the_extras() -> None:
+    try:
+        raise ValueError("x")
+    except ValueError:
+        first, *rest = line(exc_info=sys.exc_info(), action="a").splitlines()
+    assert first.endswith("client started action=a")
+    assert rest[0].startswith("Traceback") and rest[-1] == "ValueError: x"
+
+
+@pytest.mark.usefixtures("own_logging")
+@pytest.mark.parametrize("level", LOG_LEVELS)
+def test_lines_below_the_level_are_left_out(tmp_path: Path, level: str) -> None:
+    path = tmp_path / "log"
+    daemon.set_up_logging(level, path)
+    numbers = dict(zip(LOG_LEVELS, (10, 20, daemon.MSG, 30, 40, 50), strict=True))
+    for name, number in numbers.items():
+        logging.getLogger("wxsup.x").log(number, "said %s", name)
+    assert [text.split()[-1] for text in path.read_text().splitlines()] == list(LOG_LEVELS[LOG_LEVELS.index(level) :])
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_libraries_say_warnings_only(tmp_path: Path) -> None:
+    daemon.set_up_logging("debug", tmp_path / "log")
+    logging.getLogger("urllib3").info("quiet")
+    logging.getLogger("urllib3").warning("loud")
+    assert (tmp_path / "log").read_text().split()[-1] == "loud"
+    assert "quiet" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_a_rotated_log_is_opened_anew(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    daemon.set_up_logging("info", path)
+    logging.getLogger("wxsup").info("before")
+    path.rename(tmp_path / "log.1")
+    logging.getLogger("wxsup").info("after 微信")
+    assert path.read_text(encoding="utf-8").endswith("after 微信\n")
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_without_a_file_lines_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    daemon.set_up_logging("info")
+    logging.getLogger("wxsup").info("here")
+    assert capsys.readouterr().err.endswith("INFO    here\n")
+
+
+def python(code: str, *, supervised: bool = True) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", f"from wxsup import daemon\n{code}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **({"SUPERVISOR_ENABLED": "1"} if supervised else {})},
+    )
+
+
+def test_ps_shows_the_title() -> None:
+    with python("daemon.set_title('wxclient(微信)'); print('ready', flush=True); input()") as child:
+        assert child.stdout and child.stdout.readline() == "ready\n"
+        told = Path(f"/proc/{child.pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+        child.communicate("\n", timeout=TIMEOUT)
+    assert told == "wxclient(微信)"
+
+
+def test_a_client_ends_with_its_supervisord() -> None:
+    """Also with one that is killed. The pipe ends when the last process that holds it does."""
+    reading, writing = os.pipe()
+    child = "from wxsup import daemon; daemon.stop_with_supervisord(); print('on', flush=True); input()"
+    parent = (
+        "import os, subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=-1, stdin=-1, pass_fds=[{writing}])\n"
+        f"os.close({writing}); os.write(1, child.stdout.readline()); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", parent],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=[writing],
+        env={**os.environ, "SUPERVISOR_ENABLED": "1"},
+    ) as supervisord:
+        os.close(writing)
+        os.set_blocking(reading, False)
+        assert supervisord.stdout and supervisord.stdout.readline() == b"on\n"
+        with pytest.raises(BlockingIOError):
+            os.read(reading, 1)
+        supervisord.kill()
+
+    def ended() -> bool:
+        try:
+            return os.read(reading, 1) == b""
+        except BlockingIOError:
+            return False
+
+    eventually(ended, what="the end of the child")
+    os.close(reading)
+
+
+ORPHAN = "input(); daemon.stop_with_supervisord(); import sys; sys.exit(7)"
+
+
+@pytest.mark.parametrize(("supervised", "status"), [(True, -signal.SIGTERM), (False, 7)])
+def test_a_client_whose_supervisord_is_dead_already_ends_at_once(supervised: bool, status: int) -> None:
+    """What reads our output is no parent of ours where supervisord is not there, so its end means nothing."""
+    with python(ORPHAN, supervised=supervised) as child:
+        assert child.stdout and child.stdin
+        child.stdout.close()
+        child.stdin.write("\n")
+        child.stdin.close()
+        assert child.wait(TIMEOUT) == status
+
+
+def test_a_client_whose_supervisord_lives_goes_on() -> None:
+    with python(ORPHAN) as child:
+        child.communicate("\n", timeout=TIMEOUT)
+    assert child.returncode == 7
+
+
+@pytest.mark.usefixtures("own_signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_stop_calls_stop(number: signal.Signals) -> None:
+    calls: list[bool] = []
+    daemon.on_stop(lambda: calls.append(True))
+    os.kill(os.getpid(), number)
+    eventually(lambda: calls)
+    assert calls == [True]
+
+
+def test_systemd_is_told_where_it_listens(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(short_path / "notify"))
+        systemd.settimeout(TIMEOUT)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(short_path / "notify"))
+        daemon.notify("READY=1\nSTATUS=微信")
+        assert systemd.recv(1000).decode() == "READY=1\nSTATUS=微信"
+
+
+def test_systemd_may_listen_in_the_abstract_namespace(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(f"\0{short_path}")
+        systemd.settimeout(TIMEOUT)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{short_path}")
+        daemon.notify("STOPPING=1")
+        assert systemd.recv(1000) == b"STOPPING=1"
+
+
+@pytest.mark.parametrize("address", [None, "", "/nowhere/notify", "@nobody-listens-here"])
+def test_where_systemd_does_not_listen_nothing_happens(monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
+    """Also for a variable inherited from a unit that is long gone."""
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    if address is not None:
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+    daemon.notify("READY=1")

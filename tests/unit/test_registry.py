@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.ports import free_port
+from tests.deadline import TIMEOUT
+from tests.unit.conftest import HOSTILE_NAMES
+from wxsup import names, record
+from wxsup.errors import ClientBusy, NoFreePort, RecordInvalid, TooManyClients
+from wxsup.model import Client
+from wxsup.registry import LAST_PORT, Broken, Registry
+
+
+def make(folder: Path, *, first_port: int = 0, max_clients: int = 100) -> Registry:
+    registry = Registry(folder / "clients", first_port=first_port or free_port(), max_clients=max_clients)
+    registry.prepare()
+    return registry
+
+
+def client(name: str, port: int = 3000) -> Client:
+    return Client(name=name, slug=names.slug(name), port=port, driver="ilink")
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES.values(), ids=HOSTILE_NAMES)
+def test_a_saved_client_is_found_listed_and_removed(tmp_path: Path, name: str) -> None:
+    registry, one = make(tmp_path), client(name)
+    assert registry.find(one.slug) is None
+    registry.save(one)
+    assert registry.find(one.slug) == one
+    assert registry.slugs() == [one.slug]
+    assert list(registry.list()) == [one]
+    assert registry.path(one.slug).parent == registry.folder
+    registry.remove(one)
+    assert registry.find(one.slug) is None
+    assert list(registry.list()) == []
+
+
+def test_the_records_are_private(tmp_path: Path) -> None:
+    registry, one = make(tmp_path), client("alice")
+    registry.save(one)
+    assert registry.folder.stat().st_mode & 0o777 == 0o700
+    assert registry.path("alice").stat().st_mode & 0o777 == 0o600
+
+
+def test_another_registry_on_the_folder_sees_the_same(tmp_path: Path) -> None:
+    registry, other = make(tmp_path), make(tmp_path)
+    registry.save(client("alice", 3000))
+    assert other.find("alice") == client("alice", 3000)
+    other.save(client("alice", 3001))
+    assert registry.find("alice") == client("alice", 3001)
+
+
+def test_clients_are_listed_in_order(tmp_path: Path) -> None:
+    registry = make(tmp_path)
+    for name in ("c", "a", "b"):
+        registry.save(client(name))
+    assert registry.slugs() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"half a li", record.dumps(client("bob")).encode()])
+def test_a_broken_record_spoils_only_its_own_entry(tmp_path: Path, content: bytes) -> None:
+    """Also one that is whole but another client's."""
+    registry = make(tmp_path)
+    for name in ("a", "c"):
+        registry.save(client(name))
+    path = registry.path("b")
+    path.write_bytes(content)
+    entries = list(registry.list())
+    assert [entry.slug for entry in entries] == ["a", "b", "c"]
+    assert isinstance(entries[1], Broken)
+    assert entries[1].reason.startswith(f"{path}: ")
+    with pytest.raises(RecordInvalid, match="^" + str(path)):
+        registry.find("b")
+
+
+def test_a_record_that_is_a_folder_is_a_broken_one(tmp_path: Path) -> None:
+    registry = make(tmp_path)
+    registry.path("a").mkdir()
+    (entry,) = registry.list()
+    assert isinstance(entry, Broken)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "alice.env",
+        "wxclient-alice.secret",
+        "wxclient-.env",
+        "wxclient-.61.env",
+        "wxclient-.ff.env",
+        "wxclient-ä.env",
+        ".wxclient-a.env.1.2",
+        "wxclient-a b.env",
+    ],
+)
+def test_a_file_of_others_is_no_record(tmp_path: Path, name: str) -> None:
+    registry = make(tmp_path)
+    (registry.folder / name).write_text("")
+    assert list(registry.list()) == []
+
+
+def test_ports_are_given_upwards_and_again_when_free(tmp_path: Path) -> None:
+    registry = make(tmp_path)
+    given = []
+    for name in "abc":
+        port = registry.allocate()
+        given.append(port)
+        registry.save(client(name, port))
+    assert given == sorted(set(given))
+    registry.remove(client("b"))
+    assert registry.allocate() == given[1]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_port_that_somebody_else_listens_on_is_passed_over(tmp_path: Path, host: str) -> None:
+    with socket.socket() as other:
+        other.bind((host, 0))
+        other.listen()
+        registry = make(tmp_path, first_port=other.getsockname()[1])
+        assert registry.allocate() > other.getsockname()[1]
+
+
+def test_a_port_whose_last_connection_lingers_is_free(tmp_path: Path) -> None:
+    """A client that ended leaves TIME_WAIT behind; its port must not be lost for a minute."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            accepted, _ = listener.accept()
+            accepted.close()
+    assert make(tmp_path, first_port=port).allocate() == port
+
+
+def test_without_a_free_port_there_is_none(tmp_path: Path) -> None:
+    registry = make(tmp_path, first_port=LAST_PORT)
+    registry.save(client("a", LAST_PORT))
+    with pytest.raises(NoFreePort):
+        registry.allocate()
+
+
+def test_there_are_never_more_than_max_clients(tmp_path: Path) -> None:
+    registry = make(tmp_path, max_clients=2)
+    for name in "ab":
+        registry.save(client(name, registry.allocate()))
+    with pytest.raises(TooManyClients):
+        registry.allocate()
+    registry.remove(client("a"))
+    assert registry.allocate()
+
+
+def test_a_broken_record_counts(tmp_path: Path) -> None:
+    registry = make(tmp_path, max_clients=1)
+    registry.path("a").write_text("")
+    with pytest.raises(TooManyClients):
+        registry.allocate()
+
+
+def test_who_allocates_at_the_same_time_gets_ports_of_their_own(tmp_path: Path) -> None:
+    registry = make(tmp_path)
+
+    def start(name: str) -> None:
+        own = Registry(registry.folder, first_port=registry._first_port, max_clients=100)
+        with own.locked():
+            own.save(client(name, own.allocate()))
+
+    threads = [threading.Thread(target=start, args=(f"c{number}",)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    clients = [entry for entry in registry.list() if isinstance(entry, Client)]
+    assert len({one.port for one in clients}) == len(clients) == 12
+
+
+def test_a_claimed_client_is_busy_for_others_and_only_it(tmp_path: Path) -> None:
+    registry, other = make(tmp_path), make(tmp_path)
+    with registry.claimed("a", timeout=0):
+        with pytest.raises(ClientBusy), other.claimed("a", timeout=0.05):
+            pytest.fail("the claim was given twice")
+        with other.claimed("b", timeout=0), other.locked():
+            pass
+    with other.claimed("a", timeout=0):
+        pass
+
+
+def test_a_claim_ends_with_what_went_wrong_under_it(tmp_path: Path) -> None:
+    registry = make(tmp_path)
+    with contextlib.suppress(NoFreePort), registry.claimed("a", timeout=0):
+        raise NoFreePort
+    with registry.claimed("a", timeout=0):
+        pass
+
+
+def test_the_longest_name_can_be_claimed_and_saved(tmp_path: Path) -> None:
+    registry, one = make(tmp_path), client("é" * 32)
+    with registry.claimed(one.slug, timeout=0):
+        registry.save(dataclasses.replace(one, pending=True))
+    assert registry.find(one.slug) == dataclasses.replace(one, pending=True)
