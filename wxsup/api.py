@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
 import falcon
 
+from wxsup import access
 from wxsup.controller import Controller
 from wxsup.errors import ApiNotFound, NameInvalid, ParameterRefused, WxsupError
 from wxsup.proxy import Proxy
@@ -81,9 +82,21 @@ class GetQrcode:
     on_head = on_get
 
 
-def create_app(controller: Controller, proxy: Proxy) -> falcon.App[falcon.Request, falcon.Response]:
+class BrowserGuard:
+    """Middleware that keeps foreign pages out, before anything else is looked at."""
+
+    def __init__(self, hosts: Collection[str]) -> None:
+        self._hosts = hosts
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        access.refuse_foreign_pages(req.env, self._hosts)
+
+
+def create_app(
+    controller: Controller, proxy: Proxy, *, trusted_hosts: Collection[str] = ()
+) -> falcon.App[falcon.Request, falcon.Response]:
     """Return the WSGI application over `controller`."""
-    app = falcon.App()
+    app = falcon.App(middleware=[BrowserGuard(trusted_hosts)])
     app.add_route("/openwx/start_client", StartClient(controller))
     app.add_route("/openwx/stop_client", StopClient(controller))
     app.add_route("/openwx/check_client", CheckClient(controller))
@@ -94,8 +107,6 @@ def create_app(controller: Controller, proxy: Proxy) -> falcon.App[falcon.Reques
         address = controller.address(name)
         answer = proxy.forward(address, req.env, alive=lambda: controller.alive(name))
         resp.status = answer.status
-        # Falcon sets a type of its own where the client sent none; what the client sent wins.
-        resp.content_type = None
         for header, value in answer.headers:
             resp.append_header(header, value)
         if answer.length is not None:
@@ -119,7 +130,7 @@ def _parameters(req: falcon.Request) -> dict[str, str]:
     """Return the parameters of a call to the controller itself, from the query and from a form."""
     found = _query(req)
     if req.method == "POST" and (req.content_type or "").partition(";")[0].strip().lower() == FORM:
-        content = req.bounded_stream.read(FORM_LIMIT + 1)
+        content = req.env["wsgi.input"].read(FORM_LIMIT + 1)  # not bounded_stream, which takes a chunked body for none
         if len(content) > FORM_LIMIT:
             raise ParameterRefused("body", f"a form of more than {FORM_LIMIT} bytes")
         for name, value in _pairs(content, found):

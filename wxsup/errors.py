@@ -17,6 +17,7 @@
     |   |-- PollEnded                  9   503
     |   `-- ClientTimeout              9   504
     |-- ApiNotFound                   -1   403
+    |-- Forbidden                     -6   403
     |-- CallFailed                           200   what a client answers, ilink-protocol.md 13.4
     |   |-- ObjectNotFound           100
     |   |-- Unsupported              -20
@@ -154,6 +155,12 @@ class ApiNotFound(WxsupError):
     """There is no such API."""
 
     code, http_status, status = -1, 403, "api not found"
+
+
+class Forbidden(WxsupError):
+    """This request may not be made from there."""
+
+    code, http_status, status = -6, 403, "auth failure"
 
 
 class CallFailed(WxsupError):

@@ -67,7 +67,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         self._controller = open_controller(self._settings)
         self._controller.prepare()
         self._proxy = Proxy()
-        return create_app(self._controller, self._proxy)
+        return create_app(self._controller, self._proxy, trusted_hosts=self._settings.trusted_hosts)
 
     def stopping(self) -> None:
         """Let those go who wait for something that may be long in coming; called by a worker that is to stop."""

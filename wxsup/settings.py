@@ -29,6 +29,11 @@ class Settings(Ilink):
         values.many(values.address, least=1),
         "addresses of the HTTP API, HOST:PORT, several with commas",
     )
+    trusted_hosts: tuple[str, ...] = declare(
+        "",
+        values.many(values.text),
+        "names, besides loopback ones, under which a proxy in front is reached and whose pages may use the API",
+    )
     workers: int = declare("2", values.integer(1, 64), "worker processes of the controller")
     backend_start_port: int = declare("3000", values.integer(1024, 65000), "first port given to a client")
     max_clients: int = declare("100", values.integer(1, 50000), "most clients there may be")

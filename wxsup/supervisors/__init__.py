@@ -1,6 +1,6 @@
 """The contract of a supervisor: the program of the operating system that runs the clients.
 
-    status = supervisor.start(client)      # its process exists now, or SpawnFailed says why not
+    status = supervisor.start(client)      # its process exists now, or StartFailed says why not
     supervisor.status()                    # {"alice": Status(State.RUNNING, pid=4711, ...), ...}
     supervisor.stop(client)                # its process is gone now
 
