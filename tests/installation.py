@@ -63,6 +63,7 @@ class Installation:
 
     def up(self) -> None:
         """Start it and wait until it says what to do next."""
+        self._session.close()  # its kept connections are those of an earlier controller
         with open(self.output, "wb") as output:
             self._process = subprocess.Popen(
                 [*self.command, *self.flags], cwd=self.folder, stdout=output, stderr=subprocess.STDOUT

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wxsup import __version__, daemon, settings
 from wxsup.errors import SettingInvalid, WxsupError
 from wxsup.settings import Settings
+
+if TYPE_CHECKING:
+    from wxsup.controller import Controller
 
 
 class _Group(click.Group):
@@ -114,6 +118,38 @@ def sandbox(config: Path | None, flags: dict[str, str], hold: float) -> None:
 
 @main.command()
 @click.argument("name")
+@click.argument("parameters", nargs=-1, metavar="[PARAMETER=VALUE]...")
+@_with_settings
+def start(config: Path | None, flags: dict[str, str], name: str, parameters: tuple[str, ...]) -> None:
+    """Start the client NAME, as start_client does, and print the reply."""
+    pairs = [parameter.partition("=")[::2] for parameter in parameters]
+    _print(_controller(config, flags).start(name, dict(pairs)))
+
+
+@main.command()
+@click.argument("name")
+@_with_settings
+def stop(config: Path | None, flags: dict[str, str], name: str) -> None:
+    """Stop the client NAME, as stop_client does, and print the reply; its session stays."""
+    _print(_controller(config, flags).stop(name))
+
+
+def _controller(config: Path | None, flags: dict[str, str]) -> Controller:
+    from wxsup.controller import open_controller
+
+    loaded = settings.load(flags, config=config)
+    daemon.set_up_logging(loaded.log_level)
+    controller = open_controller(loaded)
+    controller.prepare()
+    return controller
+
+
+def _print(reply: dict[str, Any]) -> None:
+    click.echo(json.dumps(reply, ensure_ascii=False, sort_keys=True))
+
+
+@main.command()
+@click.argument("name")
 @_with_settings
 def render(config: Path | None, flags: dict[str, str], name: str) -> None:
     """Show the files that starting the client NAME would write, without writing any."""
@@ -128,10 +164,4 @@ def render(config: Path | None, flags: dict[str, str], name: str) -> None:
 @_with_settings
 def sync(config: Path | None, flags: dict[str, str]) -> None:
     """Finish starts and stops that a crash cut short; the running controller does so by itself."""
-    from wxsup.controller import open_controller
-
-    loaded = settings.load(flags, config=config)
-    daemon.set_up_logging(loaded.log_level)
-    controller = open_controller(loaded)
-    controller.prepare()
-    controller.sync()
+    _controller(config, flags).sync()

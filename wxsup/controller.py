@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wxsup import files, names, options, record, render
+from wxsup import faults, files, names, options, record, render
 from wxsup.environment import environment, path_of
 from wxsup.errors import ClientMissing, ClientUnknown, NoPid, RecordInvalid, StartFailed, WxsupError
 from wxsup.model import Client, Exit, State, Status, Want
@@ -46,6 +46,7 @@ class Controller:
         slug = _slug(name)
         accepted = options.accept(params, post_api_allow=self._settings.post_api_allow)
         with self._registry.claimed(slug, timeout=CLAIM_TIMEOUT):
+            faults.point("start.claimed")
             known = self._registry.find(slug)
             status = self._supervisor.status(slug).get(slug)
             if known and known.want is Want.UP and status and status.pid:
@@ -55,7 +56,9 @@ class Controller:
                 self._remove(known)
                 known = None
             client = self._record(name, slug, accepted, known)
+            faults.point("start.recorded")
             status = self._launch(client, known)
+            faults.point("start.settled")
         if not status.pid:
             raise NoPid(status.reason, client=name)
         logger.info("client started", extra={"action": "start", "client": name, "port": client.port, "pid": status.pid})
@@ -65,10 +68,13 @@ class Controller:
         """Stop the client `name`, forget it, and return the entry that stop_client answers with; its session stays."""
         slug = _slug(name)
         with self._registry.claimed(slug, timeout=CLAIM_TIMEOUT):
+            faults.point("stop.claimed")
             client = self._known(slug)
             status = self._supervisor.status(slug).get(slug, Status(State.STOPPED))
             self._mark(client, want=Want.GONE)
+            faults.point("stop.marked")
             self._remove(client)
+            faults.point("stop.forgotten")
         logger.info("client stopped", extra={"action": "stop", "client": name, "pid": status.pid})
         return {"code": 0, "status": "success", **_entry(client, status)}
 
@@ -196,6 +202,7 @@ class Controller:
         self._supervisor.stop(client)
         for option in ("state_path", "qrcode_path", "pid_path"):
             path_of(client, option).unlink(missing_ok=True)
+        faults.point("stop.cleaned")
         self._registry.remove(client)
 
     def _finish(self, slug: str) -> None:

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from wxsup import faults
+
 #: Makes one call that may block for long (fsync). The gevent worker hands it to its thread pool (see serve.py).
 offload: Callable[..., Any] = lambda call, *arguments: call(*arguments)  # noqa: E731
 
@@ -42,6 +44,7 @@ def replace(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bool =
             file.flush()
             if durable:
                 offload(os.fsync, file.fileno())
+        faults.point("replace.written")
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):

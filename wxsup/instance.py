@@ -26,6 +26,7 @@ from wxsup.values import Address
 
 READY_TIMEOUT = 30.0
 READY_POLL = 0.05
+LEFTOVER_TIMEOUT = 10.0
 SOCKET_PATH_LIMIT = 107  # unix(7), less what supervisord appends while it binds
 SOCKET_PATH_SUFFIX = len(".4194304")
 
@@ -43,9 +44,10 @@ class Instance:
         controller = open_controller(self._settings)
         controller.prepare()
         with self._alone():
-            self._check_socket()
+            # Where an earlier supervisord was killed, its programs are just ending.
+            patience = LEFTOVER_TIMEOUT if self._check_socket() else 0.0
             for address in (*self._settings.listen, *((self._settings.sandbox_listen,) if self._sandbox else ())):
-                _check_free(address)
+                _check_free(address, patience)
             controller.refresh()
             files.replace(self.config, self.render())
             child = subprocess.Popen(
@@ -89,8 +91,8 @@ class Instance:
         except BlockingIOError as ex:
             raise Refusal(f"another wxsup up runs on {self._settings.state_dir} already") from ex
 
-    def _check_socket(self) -> None:
-        """Refuse a path that is too long or answers; remove a socket that a dead supervisord left."""
+    def _check_socket(self) -> bool:
+        """Refuse a path that is too long or answers; remove a socket that a dead supervisord left, and tell so."""
         path = self._settings.supervisord_socket
         if len(os.fsencode(path)) + SOCKET_PATH_SUFFIX > SOCKET_PATH_LIMIT:
             raise Refusal(f"{path} is too long for a unix socket; choose a shorter state_dir or supervisord_socket")
@@ -98,10 +100,10 @@ class Instance:
             try:
                 probe.connect(str(path))
             except FileNotFoundError:
-                return
+                return False
             except ConnectionRefusedError:
                 path.unlink()
-                return
+                return True
         raise Refusal(
             f"a supervisord answers on {path} already; stop it first: kill $(cat {path.parent}/supervisord.pid)"
         )
@@ -154,17 +156,27 @@ def _script(name: str) -> str:
     return str(Path(sysconfig.get_path("scripts")) / name)
 
 
-def _check_free(address: Address) -> None:
+def _check_free(address: Address, patience: float) -> None:
+    """Refuse an address that somebody listens on, and still does after so many seconds."""
+    deadline = time.monotonic() + patience
+    while not _free(address):
+        if time.monotonic() >= deadline:
+            raise Refusal(
+                f"port {address.port} on {address.host} is taken by another program; "
+                "stop that one, or choose another port with --listen or --sandbox-listen"
+            )
+        time.sleep(READY_POLL)
+
+
+def _free(address: Address) -> bool:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address.host, address.port))
-        except OSError as ex:
-            raise Refusal(
-                f"port {address.port} on {address.host} is taken by another program; "
-                "stop that one, or choose another port with --listen or --sandbox-listen"
-            ) from ex
+        except OSError:
+            return False
+    return True
 
 
 def _answers(url: str) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from xml.parsers.expat import ExpatError
 
-from wxsup import files, names
+from wxsup import faults, files, names
 from wxsup.errors import StartFailed, SupervisorUnreachable
 from wxsup.model import Client, State, Status
 from wxsup.supervisors import Supervisor
@@ -64,6 +64,7 @@ class Supervisord(Supervisor):
                 self._stop(supervisor, program)
             before = _read(self._path(client))
             changed = self._install(client, before)
+            faults.point("start.installed")
             try:
                 self._spawn(supervisor, program, known=info is not None, changed=changed)
             except StartFailed:
@@ -71,13 +72,16 @@ class Supervisord(Supervisor):
                     self._forget(supervisor, program)
                     self._restore(client, before)
                 raise
+            faults.point("start.spawned")
             return _status(_info(supervisor, program) or {})
 
     def stop(self, client: Client) -> None:
         program = names.program(client.slug)
         with _asking(self._socket) as supervisor:
             self._forget(supervisor, program)
+            faults.point("stop.removed")
             files.remove(self._path(client))
+            faults.point("stop.uninstalled")
 
     def status(self, *slugs: str) -> Mapping[str, Status]:
         with _asking(self._socket) as supervisor:
@@ -119,6 +123,7 @@ class Supervisord(Supervisor):
                 if ex.faultCode != CANT_REREAD:
                     raise
                 raise StartFailed(f"supervisord cannot read its configuration: {ex.faultString}") from ex
+            faults.point("start.reread")
             calls.insert(0, ("addProcessGroup", program))
             if known:
                 calls.insert(0, ("removeProcessGroup", program))
@@ -136,6 +141,7 @@ class Supervisord(Supervisor):
         """Stop the process if there is one and take its group away."""
         try:
             self._stop(supervisor, program)
+            faults.point("stop.stopped")
             supervisor.removeProcessGroup(program)
         except xmlrpc.client.Fault as ex:
             if ex.faultCode != BAD_NAME:
