@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.ports import free_port
 from tests.deadline import TIMEOUT, eventually
+from tests.ports import free_port
 from tests.unit.conftest import MakeWorld, World
 from tests.unit.upstream import Connection, Upstream, reply, replying
 from wxsup import files

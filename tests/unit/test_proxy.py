@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.ports import free_port
 from tests.deadline import TIMEOUT, eventually
+from tests.ports import free_port
 from tests.unit.upstream import Connection, Handler, Upstream, reply, replying
 from wxsup import proxy
 from wxsup.errors import (

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ports import free_port
 from tests.deadline import TIMEOUT
+from tests.ports import free_port
 from tests.unit.conftest import HOSTILE_NAMES
 from wxsup import names, record
 from wxsup.errors import ClientBusy, NoFreePort, RecordInvalid, TooManyClients

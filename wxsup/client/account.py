@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ from wxsup.options import Options
 logger = logging.getLogger(__name__)
 
 LOCK_TIMEOUT = 15.0  # the time that an old copy may need to end
-FLUSH = 1.5
-DRIVER_END = 1.0
+LOCK_LOOK = 0.2
+DRIVER_END = 1.5  # with FLUSH: a stop may take 3 s
+FLUSH = 1.0
 
 PLUGINS = [{"name": "Mojo::Weixin::Plugin::Openwx", "priority": 98, "auto_call": None, "call_on_load": 1}]
 
@@ -47,14 +48,34 @@ def run(slug: str, record_path: Path | None, stop: threading.Event) -> Exit:
         return Exit.USAGE
     daemon.set_up_logging(chosen.log_level)
     daemon.set_title(names.process_title(chosen.account))
-    for folder in (chosen.tmpdir, chosen.cookie_path.parent):
-        files.private_directory(folder)
     try:
-        with files.locked(chosen.cookie_path.parent / "lock", timeout=LOCK_TIMEOUT):
+        for folder in (chosen.tmpdir, chosen.cookie_path.parent):
+            files.private_directory(folder)
+        with _only_copy(chosen.cookie_path.parent / "lock", stop):
             return _Account(slug, chosen, environment, stop).run()
     except BlockingIOError:
+        if stop.is_set():
+            return Exit.STOPPED
         logger.error("another process holds this account", extra={"action": "start", "client": chosen.account})
         return Exit.BUSY
+    except OSError as ex:
+        logger.error("client not started", extra={"action": "start", "client": chosen.account, "reason": str(ex)})
+        return Exit.FAILED
+
+
+@contextlib.contextmanager
+def _only_copy(path: Path, stop: threading.Event) -> Iterator[None]:
+    """Hold the account's lock; raise BlockingIOError when another copy does not end in time, or when we are to stop."""
+    deadline = time.monotonic() + LOCK_TIMEOUT
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(files.locked(path, timeout=LOCK_LOOK))
+                break
+            except BlockingIOError:
+                if stop.is_set() or time.monotonic() >= deadline:
+                    raise
+        yield
 
 
 class _Account:
@@ -68,15 +89,25 @@ class _Account:
 
     def run(self) -> Exit:
         chosen = self._options
-        chosen.qrcode_path.unlink(missing_ok=True)  # of an earlier process; nobody must scan it
-        files.replace(chosen.pid_path, str(os.getpid()), mode=0o640, durable=False)
-        self._state.enter(Login.LOADING)
         try:
+            chosen.qrcode_path.unlink(missing_ok=True)  # of an earlier process; nobody must scan it
+            files.replace(chosen.pid_path, str(os.getpid()), mode=0o640, durable=False)
             store = Store(chosen.cookie_path.with_name(f"wxclient_{self._slug}.sqlite"))
         except (sqlite3.Error, OSError) as ex:
-            return self._refuse(f"the store cannot be opened: {ex}", Exit.FAILED)
+            return self._refuse(f"the files of the account cannot be used: {ex}", Exit.FAILED)
+        try:
+            return self._run_with(store)
+        finally:
+            store.close()
+            for path in (chosen.qrcode_path, chosen.pid_path):
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+
+    def _run_with(self, store: Store) -> Exit:
+        chosen = self._options
         events = Events(store, chosen)
         self._state.changed = lambda old, new: self._tell(events, old, new)
+        self._state.enter(Login.LOADING)
         driver = Ilink(chosen, self._state, store, events, started=self._environment.get("WXCLIENT_CREATED", ""))
         api = Openwx(chosen, self._state, driver, events, stop=self._stop.set)
         try:
@@ -91,8 +122,7 @@ class _Account:
         logger.info("client listens", extra={"action": "listen", "client": chosen.account})
         self._stop.wait()
         self._end(driver, worker, events)
-        server.server_close()
-        store.close()
+        server.close()
         return self._exit
 
     def _drive(self, driver: Driver) -> None:
@@ -111,9 +141,6 @@ class _Account:
         self._state.enter(Login.STOP)
         events.event("stop")
         events.stop(grace=FLUSH)
-        for path in (self._options.qrcode_path, self._options.pid_path):
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
         logger.info("client stopped", extra={"action": "stop", "client": self._options.account})
 
     def _tell(self, events: Events, old: Login, new: Login) -> None:

@@ -15,7 +15,6 @@ def main() -> None:
     daemon.on_stop(_stop.set)
 
     import argparse
-    import os
     import sys
     from pathlib import Path
 
@@ -25,8 +24,7 @@ def main() -> None:
     parser.add_argument("slug", help="the client's name in the form that files and programs carry")
     parser.add_argument("--record", type=Path, help="file with its environment; else the environment itself is taken")
     arguments = parser.parse_args()
-    if "SUPERVISOR_ENABLED" in os.environ:
-        daemon.stop_with_parent()
+    daemon.stop_with_supervisord()
 
     from wxsup.client.account import run
 

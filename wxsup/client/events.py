@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import logging
 import random
+import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from wxsup.client.http import Http, TransportError
@@ -21,13 +23,15 @@ logger = logging.getLogger(__name__)
 HOLD = 30.0  # openwx-api.md 5
 POST_TIMEOUT = 35.0
 RETRY_FIRST, RETRY_MOST = 1.0, 60.0
-IDLE_LOOK = 30.0
 # openwx-api.md 5: these never show in check_event.
 NOT_CHECKED = frozenset({"login", "stop", "state_change", "input_qrcode", "input_verifycode"})
 
 
 class Events:
-    """Takes reports in, and gives them out."""
+    """Takes reports in, and gives them out.
+
+    Those who wait for news ask the store meanwhile, so nobody may announce news while holding the store.
+    """
 
     def __init__(self, store: Store, options: Options) -> None:
         self._store = store
@@ -36,6 +40,8 @@ class Events:
         self._lent: set[int] = set()
         self._stopping = False
         self._http = Http(keep=True)
+        self._heart_http = Http()
+        self._posted = 0
         self._poster = threading.Thread(target=self._post_all, name="post", daemon=True)
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -53,6 +59,7 @@ class Events:
         if self._poster.is_alive():
             self._poster.join(grace)
         self._http.close()
+        self._heart_http.close()
 
     def message(self, body: dict[str, Any]) -> None:
         """Take in a message; inside a transaction of the store it is kept with that."""
@@ -68,13 +75,18 @@ class Events:
         with self._news:
             self._news.notify_all()
 
-    def lend(self) -> list[tuple[int, str]]:
-        """Return what check_event has not delivered, holding up to 30 s for something; give it back or settle it."""
+    def lend(self, still_there: Callable[[], bool] = lambda: True) -> list[tuple[int, str]]:
+        """Return what check_event has not delivered, holding up to 30 s for something; to be settled afterwards.
+
+        A caller who is not `still_there` when something comes gets nothing, so that the next one does.
+        """
         deadline = time.monotonic() + HOLD
         with self._news:
             while True:
                 found = [event for event in self._store.events_to_check() if event[0] not in self._lent]
                 left = deadline - time.monotonic()
+                if found and not still_there():
+                    return []
                 if found or left <= 0 or self._stopping:
                     self._lent.update(number for number, _ in found)
                     return found
@@ -82,42 +94,49 @@ class Events:
 
     def settle(self, lent: list[tuple[int, str]], *, delivered: bool) -> None:
         """Forget what was delivered; what was not is there for the next caller."""
+        if not lent:
+            return
         numbers = [number for number, _ in lent]
         try:
-            if delivered and numbers:
+            if delivered:
                 self._store.checked(numbers)
+        except sqlite3.Error as ex:
+            logger.error("delivered events stay", extra={"action": "check", "reason": str(ex)})
         finally:
             with self._news:
                 self._lent.difference_update(numbers)
                 self._news.notify_all()
 
     def _add(self, body: dict[str, Any], *, to_check: bool) -> None:
-        self._store.add_event(
-            body,
-            to_post=bool(self._options.plugin_openwx_post_api),
-            to_check=to_check,
-            check_limit=self._options.check_event_list_max_size,
-        )
-        # Never while the store is held: those who wait ask the store while they hold the condition.
-        if not self._store.in_transaction:
+        inside = self._store.in_transaction
+        try:
+            self._store.add_event(
+                body,
+                to_post=bool(self._options.plugin_openwx_post_api),
+                to_check=to_check,
+                check_limit=self._options.check_event_list_max_size,
+            )
+        except sqlite3.Error as ex:
+            if inside:
+                raise
+            # What is reported has happened: a full disk must not make it fail afterwards.
+            logger.error("report lost", extra={"action": "report", "reason": str(ex)})
+            return
+        if not inside:
             self.announce()
 
     def _post_all(self) -> None:
         """Post one after the other; the one that is not taken is tried again, and holds up only its followers."""
         pause = 0.0
         while True:
-            with self._news:
-                self._news.wait_for(lambda: self._stopping or self._store.event_to_post() is not None, IDLE_LOOK)
-            waiting = self._store.event_to_post()
-            if waiting is None:
-                if self._stopping:
-                    return
-                continue
-            number, body = waiting
-            reason = self._post(body)
+            try:
+                reason = self._post_next()
+            except sqlite3.Error as ex:
+                reason = f"store: {ex}"
+            if reason is None:
+                return
             if not reason:
                 pause = 0.0
-                self._store.posted(number)
                 continue
             if self._stopping:
                 return
@@ -125,6 +144,21 @@ class Events:
             logger.warning("report not taken", extra={"action": "post", "reason": reason, "retry_in": pause})
             with self._news:
                 self._news.wait_for(lambda: self._stopping, pause * random.uniform(0.8, 1.2))
+
+    def _post_next(self) -> str | None:
+        """Wait for a report and post it; return why it was not taken, "" if it was, None when all is done."""
+        with self._news:
+            self._news.wait_for(lambda: self._stopping or self._store.event_to_post() is not None)
+        waiting = self._store.event_to_post()
+        if waiting is None:
+            return None
+        number, body = waiting
+        # Taken is taken, also when the store could not be told.
+        reason = "" if number == self._posted else self._post(body)
+        if not reason:
+            self._posted = number
+            self._store.posted(number)
+        return reason
 
     def _post(self, body: str) -> str:
         """Post one report; return why it was not taken, "" if it was."""
@@ -142,10 +176,9 @@ class Events:
 
     def _beat(self) -> None:
         """Ask poll_api again and again (openwx-api.md 7); what it answers is of no interest, redirects included."""
-        caller = Http()
         while not self._stopping:
             try:
-                caller.request("GET", self._options.plugin_openwx_poll_api, headers={}, timeout=POST_TIMEOUT)
+                self._heart_http.request("GET", self._options.plugin_openwx_poll_api, headers={}, timeout=POST_TIMEOUT)
             except TransportError as ex:
                 logger.debug("heartbeat failed", extra={"action": "poll", "reason": str(ex)})
             with self._news:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
+import io
 import socket
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 ANSWER_LIMIT = 16 * 1024 * 1024
 CONNECT_TIMEOUT = 10.0
+
+Origin = tuple[str, str]
 
 
 class TransportError(Exception):
@@ -19,7 +25,11 @@ class TransportError(Exception):
 
 
 class TransportTimeout(TransportError):
-    """No answer came in time."""
+    """No complete answer came in time."""
+
+
+class NotConnected(TransportError):
+    """No connection came about: the server knows nothing of the call."""
 
 
 @dataclass(frozen=True)
@@ -39,81 +49,142 @@ class Http:
 
     def __init__(self, *, keep: bool = False) -> None:
         self._keep = keep
-        self._kept: tuple[tuple[str, str], http.client.HTTPConnection] | None = None
         self._guard = threading.Lock()
-        self._current: http.client.HTTPConnection | None = None
+        self._connection: http.client.HTTPConnection | None = None  # in use, or kept for the next call
+        self._origin: Origin = ("", "")
+        self._busy = False
         self._closed = False
 
     def request(
         self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str], timeout: float
     ) -> Answer:
-        """Make one call and return its answer, whatever its status; `timeout` is for each read, in seconds.
+        """Make one call and return its answer, whatever its status; it must be whole `timeout` seconds after the call.
 
-        Raises TransportTimeout or TransportError. Follows no redirect.
+        Raises NotConnected, TransportTimeout or TransportError, none of which tells what was called. Follows no
+        redirect.
         """
-        parts = urlsplit(url)
-        origin = (parts.scheme, parts.netloc)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        if self._kept and self._kept[0] == origin:
-            with suppress(http.client.RemoteDisconnected, ConnectionError):
-                return self._call(self._kept[1], origin, (method, target, body, headers), timeout)
-        return self._call(_connection(*origin), origin, (method, target, body, headers), timeout)
+        with _failures():
+            parts = urlsplit(url)
+            origin = (parts.scheme, parts.netloc)
+            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            call = functools.partial(self._call, method, target, body, headers, timeout)
+            if self._connection and self._origin == origin:
+                try:
+                    return call()
+                except ConnectionError:  # it was kept for too long; unless we were closed, try a new one
+                    pass
+            self._connect(origin, min(timeout, CONNECT_TIMEOUT))
+            return call()
 
     def close(self) -> None:
         """End for good; a call in progress fails at once."""
         with self._guard:
             self._closed = True
-            if self._current and self._current.sock:
+            if self._connection and self._connection.sock and self._busy:
                 with suppress(OSError):
-                    self._current.sock.shutdown(socket.SHUT_RDWR)
+                    self._connection.sock.shutdown(socket.SHUT_RDWR)
+            elif self._connection:
+                self._connection.close()
 
-    def _call(
-        self,
-        connection: http.client.HTTPConnection,
-        origin: tuple[str, str],
-        request: tuple[str, str, bytes | None, Mapping[str, str]],
-        timeout: float,
-    ) -> Answer:
-        kept = False
-        reused = self._kept is not None and self._kept[1] is connection
-        self._kept = None
-        method, target, body, headers = request
+    def _connect(self, origin: Origin, timeout: float) -> None:
+        self._drop()
+        with self._guard:
+            self._check_open()
         try:
-            self._claim(connection)
-            if connection.sock is None:
-                connection.connect()
-            self._claim(connection)  # again: close() may have come while there was no socket to shut down
+            kind = http.client.HTTPSConnection if origin[0] == "https" else http.client.HTTPConnection
+            connection = kind(origin[1], timeout=timeout)
+            connection.connect()
+        except (OSError, http.client.HTTPException, ValueError, OverflowError) as ex:
+            raise NotConnected(_reason(ex)) from ex
+        with self._guard:
+            self._connection, self._origin = connection, origin
+
+    def _call(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], timeout: float) -> Answer:
+        deadline = time.monotonic() + timeout
+        kept = False
+        try:
+            with self._guard:
+                self._check_open()
+                self._busy = True
+                connection = self._connection
+            assert connection and connection.sock
             connection.sock.settimeout(timeout)
+            connection.response_class = functools.partial(_response, deadline)  # type: ignore[assignment]
             connection.request(method, target, body, dict(headers))
             response = connection.getresponse()
             content = response.read(ANSWER_LIMIT + 1)
             if len(content) > ANSWER_LIMIT:
                 raise TransportError(f"an answer of more than {ANSWER_LIMIT} bytes")
+            if response.length:
+                raise TransportError("the answer is cut off")
             kept = self._keep and not response.will_close
             return Answer(response.status, content)
-        except TimeoutError as ex:
-            raise TransportTimeout("no answer in time") from ex
-        except (http.client.RemoteDisconnected, ConnectionError) as ex:
-            if reused and not self._closed:
-                raise
-            raise TransportError(str(ex) or type(ex).__name__) from ex
-        except (OSError, http.client.HTTPException, ValueError) as ex:
-            raise TransportError(str(ex) or type(ex).__name__) from ex
         finally:
             with self._guard:
-                self._current = None
-            if kept:
-                self._kept = (origin, connection)
-            else:
-                connection.close()
+                self._busy = False
+                kept = kept and not self._closed
+            if not kept:
+                self._drop()
 
-    def _claim(self, connection: http.client.HTTPConnection) -> None:
+    def _drop(self) -> None:
         with self._guard:
-            if self._closed:
-                raise TransportError("closed")
-            self._current = connection
+            if self._connection:
+                self._connection.close()
+            self._connection = None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise NotConnected("closed")
 
 
-def _connection(scheme: str, netloc: str) -> http.client.HTTPConnection:
-    kind = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
-    return kind(netloc, timeout=CONNECT_TIMEOUT)
+class _Reading:
+    """The reading side of a socket, as http.client wants it, until a deadline that no trickle of bytes puts off."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock = sock
+        self._deadline = deadline
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Raw(self._sock, self._deadline))
+
+
+class _Raw(io.RawIOBase):
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock = sock
+        self._deadline = deadline
+        self._raw = sock.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._sock.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _response(deadline: float, sock: socket.socket, **more: Any) -> http.client.HTTPResponse:
+    return http.client.HTTPResponse(_Reading(sock, deadline), **more)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as ex:
+        raise TransportTimeout("no answer in time") from ex
+    except (OSError, http.client.HTTPException, ValueError, OverflowError) as ex:
+        raise TransportError(_reason(ex)) from ex
+
+
+def _reason(ex: Exception) -> str:
+    """Say what went wrong; not in the library's own words where these repeat an address or a header."""
+    if isinstance(ex, OSError):
+        return ex.strerror or str(ex) or type(ex).__name__
+    return type(ex).__name__

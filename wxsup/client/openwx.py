@@ -91,7 +91,7 @@ class Openwx:
                 raise ApiNotFound
             parameters = _parameters(request)
             if name == "check_event":
-                return self._check_event()
+                return self._check_event(request)
             return _json(self._call(name, parameters))
         except WxsupError as ex:
             return _json(ex.body(), status=ex.http_status)
@@ -137,8 +137,8 @@ class Openwx:
         self._driver.submit_verify_code(code)
         return {"code": 0, "status": "success"}
 
-    def _check_event(self) -> Reply:
-        lent = self._events.lend()
+    def _check_event(self, request: Request) -> Reply:
+        lent = self._events.lend(request.still_there)
         return _json(as_list(lent), written=lambda done: self._events.settle(lent, delivered=done))
 
     def _client_info(self, parameters: Parameters) -> dict[str, Any]:
@@ -181,14 +181,17 @@ def _matches(friend: dict[str, Any], wanted: Parameters) -> bool:
 def _parameters(request: Request) -> Parameters:
     """Return query and form as one; raise NameInvalid when a parameter comes twice or is no UTF-8."""
     found: dict[str, str] = {}
-    try:
-        for part in (request.query, request.form.decode("latin-1")):
-            for name, value in parse_qsl(part, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS):
-                if name in found:
-                    raise NameInvalid(f"{name} is given more than once")
-                found[name] = value
-    except ValueError as ex:
-        raise NameInvalid("the parameters are not UTF-8") from ex
+    for part in (request.query.encode(), request.form):
+        try:
+            pairs = parse_qsl(part.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+        except UnicodeDecodeError as ex:
+            raise NameInvalid("the parameters are not UTF-8") from ex
+        except ValueError as ex:
+            raise NameInvalid(f"there are more than {MAX_FIELDS} parameters") from ex
+        for name, value in pairs:
+            if name in found:
+                raise NameInvalid(f"{name} is given more than once")
+            found[name] = value
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from wxsup import files
+
+logger = logging.getLogger(__name__)
 
 COUNTERS_EVERY = 30.0
 
@@ -30,7 +33,9 @@ class Login(Enum):
 class LoginState:
     """The state and what belongs to it; every change is in the file before anybody hears of it.
 
-    `facts` are written as they are. `changed(old, new)` is called after each change of the state itself.
+    `facts` are written as they are. `changed(old, new)` is called after each change of the state itself, in the order
+    of the changes: whoever holds a lock that it takes must not call us. What the disk does not take is written with
+    the next note.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
@@ -38,28 +43,29 @@ class LoginState:
         self._facts = dict(facts)
         self._details: dict[str, Any] = {}
         self._guard = threading.RLock()
-        self._written = 0.0
+        self._due = 0.0
         self.current = Login.INIT
         self._previous: Login | None = None
         self.changed: Callable[[Login, Login], None] = lambda old, new: None
         self._write()
 
     def enter(self, new: Login, **details: Any) -> None:
-        """Go over to state `new` and note `details`; entering the present state only notes them."""
+        """Go over to state `new` and note `details`; the present state only notes them, STOP is never left."""
         with self._guard:
-            old = self.current
             self._details.update(details)
-            if new is not old:
+            old = self.current
+            moved = new is not old and old is not Login.STOP
+            if moved:
                 self.current, self._previous = new, old
             self._write()
-        if new is not old:
-            self.changed(old, new)
+            if moved:
+                self.changed(old, new)
 
     def note(self, **details: Any) -> None:
         """Note `details` for the next write; of the writes that notes alone cause there is one in half a minute."""
         with self._guard:
             self._details.update(details)
-            if time.monotonic() - self._written > COUNTERS_EVERY:
+            if time.monotonic() >= self._due:
                 self._write()
 
     def detail(self, name: str) -> Any:
@@ -67,8 +73,12 @@ class LoginState:
         return self._details.get(name)
 
     def _write(self) -> None:
-        self._written = time.monotonic()
         previous = self._previous.value if self._previous else None
         told = {**self._facts, **self._details, "state": self.current.value, "previous_state": previous}
-        # Not synced: after a power cut there is no process, and so nobody believes the file.
-        files.replace(self._path, json.dumps(told, ensure_ascii=False, sort_keys=True), mode=0o640, durable=False)
+        try:
+            # Not synced: after a power cut there is no process, and so nobody believes the file.
+            files.replace(self._path, json.dumps(told, ensure_ascii=False, sort_keys=True), mode=0o640, durable=False)
+            self._due = time.monotonic() + COUNTERS_EVERY
+        except OSError as ex:
+            self._due = 0.0
+            logger.error("state file not written", extra={"action": "state", "reason": ex.strerror})

@@ -63,6 +63,7 @@ class Store:
         self._db.execute("PRAGMA synchronous=FULL")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
+            self._db.close()
             raise sqlite3.DatabaseError(f"{path} was written by a newer wxsup (schema {version})")
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
@@ -76,7 +77,8 @@ class Store:
     def transaction(self) -> Iterator[None]:
         """Make everything inside happen, or nothing; raises sqlite3.Error when it could not (a full disk)."""
         with self._guard:
-            if self.in_transaction:  # it is the caller's own: the outer one decides
+            nested = self._db.in_transaction
+            if nested:  # the outer one decides
                 yield
                 return
             self._db.execute("BEGIN IMMEDIATE")
@@ -84,7 +86,7 @@ class Store:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
-                if self.in_transaction:
+                if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
 
@@ -126,15 +128,20 @@ class Store:
             rows = self._db.execute(f"SELECT {_FRIEND} FROM friend WHERE bot = ? ORDER BY first_seen, id", (bot,))
             return [Friend(*row) for row in rows]
 
-    def meet(self, bot: str, id_: str, name: str) -> bool:
-        """Add a friend; tell whether it is new."""
+    def friend(self, bot: str, id_: str) -> Friend | None:
+        """Return one friend of `bot`."""
         with self._guard:
-            return bool(
-                self._db.execute(
-                    "INSERT OR IGNORE INTO friend (bot, id, name, first_seen) VALUES (?, ?, ?, ?)",
-                    (bot, id_, name, time.time()),
-                ).rowcount
-            )
+            row = self._db.execute(f"SELECT {_FRIEND} FROM friend WHERE bot = ? AND id = ?", (bot, id_)).fetchone()
+        return Friend(*row) if row else None
+
+    def meet(self, bot: str, id_: str, name: str) -> Friend | None:
+        """Add a friend and return it, None if there was one with this id."""
+        with self._guard:
+            added = self._db.execute(
+                "INSERT OR IGNORE INTO friend (bot, id, name, first_seen) VALUES (?, ?, ?, ?)",
+                (bot, id_, name, time.time()),
+            ).rowcount
+            return self.friend(bot, id_) if added else None
 
     def heard(self, bot: str, id_: str, context_token: str, when: float) -> None:
         """Note a message of a friend: it opens the window and renews the quota."""

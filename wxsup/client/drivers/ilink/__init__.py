@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import functools
 import logging
-import os
 import random
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from wxsup.client.drivers import Driver
 from wxsup.client.drivers.ilink import messages, session
 from wxsup.client.drivers.ilink.gate import Gate
 from wxsup.client.drivers.ilink.login import QrLogin
+from wxsup.client.drivers.ilink.sending import Sender
 from wxsup.client.drivers.ilink.session import Session
 from wxsup.client.drivers.ilink.wire import ApiError, TokenDead, Wire
 from wxsup.client.events import Events
 from wxsup.client.http import TransportError, TransportTimeout
 from wxsup.client.state import Login, LoginState
-from wxsup.client.store import Friend, Store
-from wxsup.errors import ContentRejected, DeliveryUnknown, NotLoggedIn
+from wxsup.client.store import Store
+from wxsup.errors import NotLoggedIn
 from wxsup.model import Exit
 from wxsup.options import Options
 
@@ -49,8 +51,9 @@ class Ilink(Driver):
         self._wire = Wire(options)
         self._session: Session | None = None
         self._gate = Gate(store, options)
-        self._sending = threading.Lock()
-        self._sent_at = 0.0
+        self._sender = Sender(
+            self._wire, self._gate, options, state, store, events, current=self._current, stopped=self._stopped
+        )
         self._login = QrLogin(self._wire, state, options, self._stopped)
         self._login.shown = self._tell_code
         self._login.digits_wanted = lambda: events.event("input_verifycode")
@@ -77,25 +80,19 @@ class Ilink(Driver):
             lost = self._receive_until_lost(kept)
             trusted = False
             if lost:
-                self._session = None
                 logger.warning("login lost", extra={"action": "login", "reason": str(lost)})
                 self._state.enter(Login.SCANING, login_reason=str(lost))
                 self._events.event("login", -1, str(lost))
+        self._take_leave()
         return Exit.STOPPED
 
     def stop(self) -> None:
         self._stopped.set()
         self._login.wake()
         self._wire.close()
-        if self._session:
-            try:
-                self._wire.notify("notifystop", self._session.base_url, self._session.token)
-            except (TransportError, ApiError) as ex:
-                logger.debug("notifystop failed", extra={"action": "stop", "reason": str(ex)})
 
     def user(self) -> dict[str, Any]:
-        current = self._current()
-        return messages.user_object(current.bot_id, self._options.ilink_label or self._options.account)
+        return self._user(self._current())
 
     def friends(self) -> list[dict[str, Any]]:
         return [
@@ -104,18 +101,7 @@ class Ilink(Driver):
         ]
 
     def send_text(self, friend: dict[str, Any], content: str) -> dict[str, Any]:
-        if not content:
-            raise ContentRejected("the content is empty")
-        current = self._current()
-        parts = messages.split(content, self._options.ilink_text_limit)
-        with self._sending:
-            known = self._friend(current, friend["id"])
-            self._gate.enter(current.bot_id, known, len(parts))
-            for number, part in enumerate(parts):
-                self._space_out()
-                reply = self._send_part(current, known, friend, part, unsent=len(parts) - number)
-        left = self._gate.outlook(self._friend(current, known.id))
-        return {**reply, "parts": len(parts), "sends_left": left["sends_left"]}
+        return self._sender.send(friend, content)
 
     def submit_verify_code(self, code: str) -> None:
         self._login.submit(code)
@@ -128,15 +114,11 @@ class Ilink(Driver):
         if self._options.fresh and self._store.get("fresh") != self._started:
             session.set_aside(path)
             self._store.set("fresh", self._started)
-        return session.load(path)
+        return session.load(path) if self._options.keep_cookie else None
 
     def _adopt(self, found: Session) -> None:
         if self._options.keep_cookie:
-            session.save(self._options.cookie_path, found)
-        with self._store.transaction():
-            if self._store.meet(found.bot_id, found.user_id, OWNER_NAME):
-                self._events.event("new_friend", messages.friend_object(self._friend(found, found.user_id)))
-        self._events.announce()
+            self._insist("session", lambda: session.save(self._options.cookie_path, found))
 
     def _begin(self, current: Session, *, scanned: bool) -> None:
         self._state.enter(
@@ -149,6 +131,7 @@ class Ilink(Driver):
             last_error=None,
         )
         self._events.event("login", int(scanned))
+        self._insist("owner", lambda: self._meet_owner(current))
 
     def _park(self) -> None:
         """Show no more codes until the process is started anew: nobody is there to scan them."""
@@ -176,6 +159,7 @@ class Ilink(Driver):
                 self._state.enter(Login.RUNNING)
                 self._poll(current)
             except TokenDead as ex:
+                self._session = None
                 if time.monotonic() - revived < REVIVE_AGAIN:
                     return ex
                 revived = time.monotonic()
@@ -184,11 +168,18 @@ class Ilink(Driver):
 
     def _start(self, current: Session) -> None:
         try:
-            self._wire.notify("notifystart", current.base_url, current.token)
+            self._wire.notify_start(current.base_url, current.token)
         except TokenDead:
             raise
         except (TransportError, ApiError) as ex:
             logger.info("notifystart failed", extra={"action": "login", "reason": str(ex)})
+
+    def _take_leave(self) -> None:
+        if self._session:
+            try:
+                self._wire.notify_stop(self._session.base_url, self._session.token)
+            except (TransportError, ApiError) as ex:
+                logger.debug("notifystop failed", extra={"action": "stop", "reason": str(ex)})
 
     def _poll(self, current: Session) -> None:
         """Ask for messages for ever. To ask with a new cursor is to acknowledge, so commit before (5.3)."""
@@ -213,81 +204,61 @@ class Ilink(Driver):
             pause, hold = 0.0, _hold(reply, hold)
             self._state.note(last_poll_at=int(time.time()))
             cursor = _text(reply.get("get_updates_buf")) or cursor
-            self._keep(current, key, cursor, [item for item in reply.get("msgs") or [] if isinstance(item, dict)])
+            received = messages.objects(reply.get("msgs"))
+            self._insist("messages", functools.partial(self._keep, current, key, cursor, received))
 
     def _keep(self, current: Session, key: str, cursor: str, received: list[dict[str, Any]]) -> None:
-        """Commit what was received, trying until the disk takes it; meanwhile nothing is acknowledged."""
+        """Commit what was received together with the cursor that will acknowledge it."""
+        with self._store.transaction():
+            new = [self._take_in(current, message) for message in received]
+            if cursor != self._store.get(key):
+                self._store.set(key, cursor)
+        if any(new):
+            self._events.announce()
+            self._state.note(last_inbound_at=int(time.time()))
+
+    def _take_in(self, current: Session, message: dict[str, Any]) -> bool:
+        """Keep a message and its reports; tell whether it is a new one of a user."""
+        sender = _text(message.get("from_user_id"))
+        if not sender or message.get("message_type") == messages.FROM_BOT:
+            return False
+        if not self._store.remember(current.bot_id, messages.key_of(message), message):
+            return False
+        self._meet(current, sender, sender[:8])
+        self._store.heard(current.bot_id, sender, _text(message.get("context_token")), time.time())
+        friend = self._store.friend(current.bot_id, sender)
+        assert friend
+        outlook = self._gate.outlook(friend)
+        for body in messages.received(message, messages.friend_object(friend), self._user(current)):
+            self._events.message({**body, **outlook})
+        logger.info("message received", extra={"action": "receive", "sender": sender[:8]})
+        return True
+
+    def _meet_owner(self, current: Session) -> None:
+        with self._store.transaction():
+            self._meet(current, current.user_id, OWNER_NAME)
+        self._events.announce()
+
+    def _meet(self, current: Session, id_: str, name: str) -> None:
+        """Make somebody a friend, unless they are; inside a transaction."""
+        friend = self._store.meet(current.bot_id, id_, name)
+        if friend:
+            self._events.event("new_friend", messages.friend_object(friend))
+
+    def _insist(self, what: str, act: Callable[[], None]) -> None:
+        """Do what needs the disk, trying again until it is done or we are stopped; meanwhile nothing goes on."""
         pause = RETRY_FIRST
         while not self._stopped.is_set():
             try:
-                with self._store.transaction():
-                    for message in received:
-                        self._take_in(current, message)
-                    if cursor != self._store.get(key):
-                        self._store.set(key, cursor)
-                self._events.announce()
-                return
-            except sqlite3.Error as ex:
-                logger.error("cannot keep messages", extra={"action": "receive", "reason": str(ex), "retry_in": pause})
-                self._state.note(last_error={"errmsg": f"cannot keep messages: {ex}", "at": int(time.time())})
+                return act()
+            except (sqlite3.Error, OSError) as ex:
+                logger.error("cannot be kept", extra={"action": "keep", "what": what, "reason": str(ex)})
+                self._state.note(last_error={"errmsg": f"{what} cannot be kept: {ex}", "at": int(time.time())})
                 self._stopped.wait(pause)
                 pause = min(2 * pause, RETRY_MOST)
 
-    def _take_in(self, current: Session, message: dict[str, Any]) -> None:
-        sender = _text(message.get("from_user_id"))
-        if not sender or message.get("message_type") == messages.FROM_BOT:
-            return
-        if not self._store.remember(current.bot_id, messages.key_of(message), message):
-            return
-        if self._store.meet(current.bot_id, sender, sender[:8]):
-            self._events.event("new_friend", messages.friend_object(self._friend(current, sender)))
-        self._store.heard(current.bot_id, sender, _text(message.get("context_token")), time.time())
-        friend = self._friend(current, sender)
-        outlook = self._gate.outlook(friend)
-        user = messages.user_object(current.bot_id, self._options.ilink_label or self._options.account)
-        for body in messages.received(message, messages.friend_object(friend), user):
-            self._events.message({**body, **outlook})
-        self._state.note(last_inbound_at=int(time.time()))
-        logger.info("message received", extra={"action": "receive", "sender": sender[:8]})
-
-    # Sending
-
-    def _send_part(
-        self, current: Session, known: Friend, friend: dict[str, Any], part: str, *, unsent: int
-    ) -> dict[str, Any]:
-        client_id = f"wx-{int(time.time() * 1000)}-{os.urandom(4).hex()}"
-        message = {
-            "from_user_id": "",
-            "to_user_id": known.id,
-            "client_id": client_id,
-            "message_type": messages.FROM_BOT,
-            "message_state": 2,
-            "item_list": [{"type": messages.TEXT, "text_item": {"text": part}}],
-            "context_token": known.context_token or "",
-        }
-        try:
-            reply = self._wire.send_message(current.base_url, current.token, message)
-        except TransportError as ex:
-            self._gate.give_back(current.bot_id, known, unsent - 1)
-            raise DeliveryUnknown(str(ex), client_id=client_id, ret=None, errmsg=None, retryable=False) from ex
-        except ApiError as ex:
-            self._gate.give_back(current.bot_id, known, unsent)
-            raise self._gate.refusal(known, ex.ret, ex.errmsg, client_id) from ex
-        message_id = str(reply.get("message_id") or "")
-        id_ = message_id or client_id
-        self._events.message(messages.sent(id_, client_id, part, self.user(), friend))
-        self._state.note(last_outbound_at=int(time.time()))
-        logger.info("message sent", extra={"action": "send", "receiver": known.id[:8]})
-        return {"id": id_, "msg_id": id_, "message_id": message_id, "client_id": client_id, "delivery": "accepted"}
-
-    def _space_out(self) -> None:
-        wait = self._sent_at + self._options.send_interval - time.monotonic()
-        if wait > 0 and self._stopped.wait(wait):
-            raise NotLoggedIn("the client is stopping", state=Login.STOP.value)
-        self._sent_at = time.monotonic()
-
-    def _friend(self, current: Session, id_: str) -> Friend:
-        return next(friend for friend in self._store.friends(current.bot_id) if friend.id == id_)
+    def _user(self, current: Session) -> dict[str, Any]:
+        return messages.user_object(current.bot_id, self._options.ilink_label or self._options.account)
 
     def _current(self) -> Session:
         if self._session is None:
@@ -297,7 +268,9 @@ class Ilink(Driver):
 
 def _hold(reply: dict[str, Any], before: float) -> float:
     hint = reply.get("longpolling_timeout_ms")
-    return min(max(hint / 1000, HOLD_LEAST), HOLD_MOST) if isinstance(hint, (int, float)) and hint > 0 else before
+    if not isinstance(hint, int) or hint <= 0:
+        return before
+    return min(max(hint, HOLD_LEAST * 1000), HOLD_MOST * 1000) / 1000
 
 
 def _text(value: Any) -> str:

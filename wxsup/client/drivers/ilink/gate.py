@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 import time
 from typing import Any
 
+from wxsup.client.drivers.ilink.wire import ApiError, TokenDead
 from wxsup.client.store import Friend, Store
-from wxsup.errors import CallFailed, NotWrittenYet, QuotaUsed, RateLimited, RemoteRefusal, WindowClosed
+from wxsup.errors import CallFailed, NotLoggedIn, NotWrittenYet, QuotaUsed, RateLimited, RemoteRefusal, WindowClosed
 from wxsup.options import Options
+
+logger = logging.getLogger(__name__)
 
 WINDOW = 24 * 3600.0
 QUOTA = 10
@@ -38,15 +43,20 @@ class Gate:
         self._store.claim(bot, friend.id, count)
 
     def give_back(self, bot: str, friend: Friend, count: int) -> None:
-        """Return claims that were not used."""
-        self._store.claim(bot, friend.id, -count)
+        """Return claims that were not used; what became of the send is told also when the store is not."""
+        try:
+            self._store.claim(bot, friend.id, -count)
+        except sqlite3.Error as ex:
+            logger.error("claim not given back", extra={"action": "send", "reason": str(ex)})
 
-    def refusal(self, friend: Friend, ret: int, errmsg: str, client_id: str) -> CallFailed:
+    def refusal(self, bot: str, friend: Friend, ex: ApiError, client_id: str) -> CallFailed:
         """Return what a refusal by the server most likely means."""
-        said: dict[str, Any] = {"ret": ret, "errmsg": errmsg, "client_id": client_id}
-        if ret != REFUSED:
+        said: dict[str, Any] = {"ret": ex.ret, "errmsg": ex.errmsg, "client_id": client_id}
+        if isinstance(ex, TokenDead):
+            return NotLoggedIn("the login is lost", retryable=False, **said)
+        if ex.ret != REFUSED:
             return RemoteRefusal(retryable=False, **said)
-        forbidden = self._forbidden(friend, 1)
+        forbidden = self._forbidden(self._store.friend(bot, friend.id) or friend, 1)
         if forbidden:
             forbidden.fields.update(said)
             return forbidden

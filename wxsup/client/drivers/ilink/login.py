@@ -14,7 +14,7 @@ from typing import Any
 from wxsup import files
 from wxsup.client.drivers.ilink.session import Session
 from wxsup.client.drivers.ilink.wire import ApiError, Wire
-from wxsup.client.http import TransportError, TransportTimeout
+from wxsup.client.http import TransportError
 from wxsup.client.state import Login, LoginState
 from wxsup.errors import NotLoggedIn
 from wxsup.options import Options
@@ -22,6 +22,8 @@ from wxsup.options import Options
 logger = logging.getLogger(__name__)
 
 POLL_PAUSE = 1.0
+POLL_TIMEOUT = 45.0
+DIGITS_PAUSE, DIGITS_POLL_TIMEOUT = 5.0, 5.0  # while digits are wanted a held poll would keep them back
 CODE_LIFE = 120.0
 CODE_LIFE_MOST = 300.0  # without a word from the server
 RETRY_FIRST, RETRY_MOST = 2.0, 30.0
@@ -35,6 +37,7 @@ class _Code:
     shown: float
     base: str | None = None
     digits: str = ""
+    unknown: str = ""
     finished: bool = False
 
 
@@ -85,39 +88,50 @@ class QrLogin:
             self._digits_given.notify_all()
 
     def _show(self, old: Session | None, count: int) -> _Code | None:
-        """Fetch a code, asking again while the network is down, and draw it."""
+        """Fetch a code and draw it, trying again while the network or the disk fails us."""
         pause = RETRY_FIRST
         while not self._stopped.is_set():
             try:
-                reply = self._wire.get_bot_qrcode([old.token] if old else [])
-                key, content = str(reply["qrcode"]), str(reply["qrcode_img_content"])
-            except (TransportError, ApiError, KeyError) as ex:
-                reason = "the answer has no code" if isinstance(ex, KeyError) else str(ex)
-                logger.warning("no login code", extra={"action": "login", "reason": reason, "retry_in": pause})
-                self._state.enter(Login.SCANING, last_error={"errmsg": reason, "at": int(time.time())})
+                key, picture = self._fetch(old)
+                files.replace(self._options.qrcode_path, picture, mode=0o640, durable=False)
+            except (TransportError, ApiError, OSError) as ex:
+                logger.warning("no login code", extra={"action": "login", "reason": str(ex), "retry_in": pause})
+                self._state.enter(Login.SCANING, last_error={"errmsg": str(ex), "at": int(time.time())})
                 self._stopped.wait(pause)
                 pause = min(2 * pause, RETRY_MOST)
                 continue
-            picture = draw(content)
-            files.replace(self._options.qrcode_path, picture, mode=0o640, durable=False)
-            now = time.time()
-            self._state.enter(Login.SCANING, qrcode_count=count, qrcode_expires_at=int(now + CODE_LIFE))
+            with self._digits_given:
+                self._digits = ""
+            expires_at = int(time.time() + CODE_LIFE)
+            self._state.enter(Login.SCANING, qrcode_count=count, qrcode_expires_at=expires_at, verify_code_needed=False)
             logger.info("login code shown", extra={"action": "login", "count": count})
             self.shown(self._options.qrcode_path, picture)
             return _Code(key, time.monotonic())
         return None
 
+    def _fetch(self, old: Session | None) -> tuple[str, bytes]:
+        reply = self._wire.get_bot_qrcode([old.token] if old else [])
+        key, content = reply.get("qrcode"), reply.get("qrcode_img_content")
+        if not (isinstance(key, str) and key and isinstance(content, str) and content):
+            raise TransportError("the answer has no code")
+        try:
+            return key, draw(content)
+        except ValueError as ex:
+            raise TransportError("the code cannot be drawn") from ex
+
     def _step(self, code: _Code, old: Session | None) -> Session | None:
         """Ask once how the code stands, and do what the answer calls for (3.2)."""
+        wanted = bool(self._state.detail("verify_code_needed"))
+        if wanted:
+            self._await_digits(code)
         began = time.monotonic()
+        timeout = DIGITS_POLL_TIMEOUT if wanted and not code.digits else POLL_TIMEOUT
         try:
-            reply = self._wire.get_qrcode_status(code.base, code.key, code.digits)
-        except TransportTimeout:
-            reply = {}
+            reply = self._wire.get_qrcode_status(code.base, code.key, code.digits, timeout=timeout)
         except TransportError as ex:
             logger.debug("login poll failed", extra={"action": "login", "reason": str(ex)})
             reply = {}
-        status = reply.get("status", "unchanged")
+        status = reply.get("status") or "unchanged"
         if status == "confirmed":
             code.finished = True
             return self._confirmed(reply, old)
@@ -138,7 +152,7 @@ class QrLogin:
             code.finished = True
             self._state.enter(Login.SCANING, verify_code_needed=False)
         elif status == "wait":
-            self._state.enter(Login.SCANING)
+            self._state.enter(Login.SCANING, verify_code_needed=False)
         elif status == "scaned":
             code.digits = ""
             self._state.enter(Login.CONFIRMING, verify_code_needed=False)
@@ -147,21 +161,26 @@ class QrLogin:
             code.base = (self._wire.redirected(str(host)) if host else None) or code.base
             self._state.enter(Login.CONFIRMING)
         elif status == "need_verifycode":
-            self._ask_digits(code)
-        elif status != "unchanged":
+            self._want_digits(code)
+        elif status not in ("unchanged", code.unknown):
+            code.unknown = status
             logger.info("unknown login status", extra={"action": "login", "status": str(status)[:40]})
 
-    def _ask_digits(self, code: _Code) -> None:
-        """Wait for digits; without any, ask again in between: the code may have expired meanwhile."""
+    def _want_digits(self, code: _Code) -> None:
         if code.digits:
             logger.warning("wrong digits", extra={"action": "login"})
-        code.digits = ""
+            code.digits = ""
         if not self._state.detail("verify_code_needed"):
             self._state.enter(Login.CONFIRMING, verify_code_needed=True)
             self.digits_wanted()
+
+    def _await_digits(self, code: _Code) -> None:
+        """Wait for digits, but not for long: the code may expire meanwhile."""
         with self._digits_given:
-            self._digits_given.wait_for(lambda: self._digits or self._stopped.is_set(), 5.0)
+            self._digits_given.wait_for(lambda: self._digits or self._stopped.is_set(), DIGITS_PAUSE)
             code.digits, self._digits = self._digits, ""
+        if code.digits:
+            self._state.enter(Login.CONFIRMING, verify_code_needed=False)
 
     def _confirmed(self, reply: dict[str, Any], old: Session | None) -> Session | None:
         fields = {

@@ -12,7 +12,13 @@ from wxsup.client.store import Friend
 
 FROM_USER, FROM_BOT = 1, 2
 TEXT = 1
+ZERO_WIDTH_JOINER = "\u200d"
 LABELS = {2: "[图片]", 3: "[语音]", 4: "[文件]", 5: "[视频]"}
+
+
+def objects(value: Any) -> list[dict[str, Any]]:
+    """Return the objects in what should be a list of objects."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def key_of(message: dict[str, Any]) -> str:
@@ -61,7 +67,7 @@ def user_object(id_: str, name: str) -> dict[str, Any]:
 
 def received(message: dict[str, Any], sender: dict[str, Any], receiver: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one openwx message for each item of an inbound message."""
-    items = [item for item in message.get("item_list") or [] if isinstance(item, dict)]
+    items = objects(message.get("item_list"))
     base_id = str(message.get("message_id") or key_of(message))
     created = message.get("create_time_ms")
     when = created // 1000 if isinstance(created, int) and created > 0 else int(time.time())
@@ -70,7 +76,7 @@ def received(message: dict[str, Any], sender: dict[str, Any], receiver: dict[str
             "post_type": "receive_message",
             "class": "recv",
             "type": "friend_message",
-            "format": "media" if item.get("type") in LABELS else "text",
+            "format": "media" if _label(item) else "text",
             "id": base_id if number == 1 else f"{base_id}-{number}",
             "time": when,
             "content": _content(item),
@@ -120,10 +126,10 @@ def split(text: str, limit: int) -> list[str]:
 
 
 def _boundary(text: str, limit: int) -> int:
-    joiners = "\u200d\ufe0f"
     for cut in range(limit, limit // 2, -1):
-        joined = text[cut] in joiners or text[cut - 1] == "\u200d" or "\U0001f3fb" <= text[cut] <= "\U0001f3ff"
-        if not joined and not unicodedata.combining(text[cut]):
+        # Marks include what makes an emoji of the character before (U+FE0F).
+        mark = unicodedata.category(text[cut]).startswith("M") or "\U0001f3fb" <= text[cut] <= "\U0001f3ff"
+        if not mark and ZERO_WIDTH_JOINER not in text[cut - 1 : cut + 1]:
             return cut
     return limit
 
@@ -133,7 +139,12 @@ def _content(item: dict[str, Any]) -> str:
     if kind == TEXT:
         text = item.get("text_item")
         return str(text.get("text") or "") if isinstance(text, dict) else ""
-    return LABELS.get(kind) or f"[未知消息类型 {kind}]"  # type: ignore[arg-type]
+    return _label(item) or f"[未知消息类型 {kind}]"
+
+
+def _label(item: dict[str, Any]) -> str:
+    kind = item.get("type")
+    return LABELS.get(kind, "") if isinstance(kind, int) else ""
 
 
 def _person(role: str, person: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from wxsup import files
@@ -20,7 +20,7 @@ VERSION = 1
 class Session:
     """A binding of a WeChat user, the owner, to a bot. `token` is the secret."""
 
-    token: str
+    token: str = field(repr=False)
     base_url: str
     bot_id: str
     user_id: str

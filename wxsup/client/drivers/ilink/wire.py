@@ -14,10 +14,9 @@ from wxsup.options import Options
 
 TOKEN_DEAD = -14
 QR_TIMEOUT = 15.0
-QR_POLL_TIMEOUT = 45.0  # held for up to 35 s
 CALL_TIMEOUT = 10.0
 SEND_TIMEOUT = 15.0
-STOP_TIMEOUT = 1.5
+STOP_TIMEOUT = 1.0
 READ_SLACK = 10.0  # a limit equal to the server's hold would always lose the race
 
 
@@ -36,7 +35,8 @@ class TokenDead(ApiError):
 class Wire:
     """The calls; login calls go to `base`, the others to where the login said.
 
-    Two connections: one kept for the polls, whose calls may be repeated, and a fresh one for each of the others.
+    Two callers, each for one thread at a time: one keeps its connection and may repeat its calls, the other sends
+    messages, which must not arrive twice.
     """
 
     def __init__(self, options: Options) -> None:
@@ -44,18 +44,21 @@ class Wire:
         self._allowed = options.ilink_allow_hosts
         self._version = options.ilink_client_version
         self._poller = Http(keep=True)
-        self._caller = Http()
+        self._sender = Http()
 
     def close(self) -> None:
         """Break off every call in progress."""
         self._poller.close()
-        self._caller.close()
+        self._sender.close()
 
     def allows(self, url: str) -> bool:
         """Tell whether a reply may send us to `url`: a known host, by https, or by http where our own base is http."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            host, _ = parts.hostname or "", parts.port
+        except ValueError:
+            return False
         scheme = parts.scheme == "https" or (parts.scheme == "http" and self._base.startswith("http:"))
-        host = parts.hostname or ""
         return scheme and any(host == allowed or host.endswith("." + allowed) for allowed in self._allowed)
 
     def redirected(self, host: str) -> str | None:
@@ -68,19 +71,21 @@ class Wire:
         body = {"local_token_list": tokens}
         return self._post(self._poller, self._base, "get_bot_qrcode?bot_type=3", "", body, QR_TIMEOUT)
 
-    def get_qrcode_status(self, base: str | None, key: str, digits: str) -> dict[str, Any]:
-        """Ask how the login code stands, held by the server (3.2)."""
+    def get_qrcode_status(self, base: str | None, key: str, digits: str, *, timeout: float) -> dict[str, Any]:
+        """Ask how the login code stands, held by the server for up to 35 s (3.2)."""
         url = f"{base or self._base}/ilink/bot/get_qrcode_status?qrcode={quote(key, safe='')}"
         if digits:
             url += f"&verify_code={quote(digits, safe='')}"
-        answer = self._poller.request("GET", url, headers=self._identity(), timeout=QR_POLL_TIMEOUT)
+        answer = self._poller.request("GET", url, headers=self._identity(), timeout=timeout)
         return _decoded(answer.status, answer.body)
 
-    def notify(self, what: str, base: str, token: str) -> None:
-        """Say notifystart or notifystop (4)."""
-        timeout = CALL_TIMEOUT if what == "notifystart" else STOP_TIMEOUT
-        caller = self._caller if what == "notifystart" else Http()  # the others may be closed already
-        self._bearer(caller, base, f"msg/{what}", token, {}, timeout)
+    def notify_start(self, base: str, token: str) -> None:
+        """Say that we begin to poll (4)."""
+        self._bearer(self._poller, base, "msg/notifystart", token, {}, CALL_TIMEOUT)
+
+    def notify_stop(self, base: str, token: str) -> None:
+        """Say that we are leaving (4); also after close()."""
+        self._bearer(Http(), base, "msg/notifystop", token, {}, STOP_TIMEOUT)
 
     def get_updates(self, base: str, token: str, cursor: str, hold: float) -> dict[str, Any]:
         """Ask for messages after `cursor`, held by the server for about `hold` seconds (5.1)."""
@@ -88,7 +93,7 @@ class Wire:
 
     def send_message(self, base: str, token: str, message: dict[str, Any]) -> dict[str, Any]:
         """Send one message (8.1)."""
-        return self._bearer(self._caller, base, "sendmessage", token, {"msg": message}, SEND_TIMEOUT)
+        return self._bearer(self._sender, base, "sendmessage", token, {"msg": message}, SEND_TIMEOUT)
 
     def _bearer(
         self, caller: Http, base: str, call: str, token: str, body: dict[str, Any], timeout: float
@@ -128,8 +133,9 @@ def _decoded(status: int, content: bytes) -> dict[str, Any]:
     if not 200 <= status < 300:
         raise TransportError(f"HTTP {status}")
     try:
-        reply = json.loads(content)
-    except ValueError as ex:
+        # Half a surrogate pair, which a phone makes by cutting an emoji, is no text that could be kept or passed on.
+        reply = json.loads(json.dumps(json.loads(content), ensure_ascii=False).encode(errors="replace"))
+    except (ValueError, RecursionError) as ex:
         raise TransportError("the answer is not JSON") from ex
     if not isinstance(reply, dict):
         raise TransportError("the answer is not a JSON object")

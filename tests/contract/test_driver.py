@@ -1,0 +1,822 @@
+"""The contract of wxsup.client.drivers, for each kind of driver against the pretend WeChat it is for.
+
+Adding a kind is one entry in DRIVERS. What only iLink has, such as its walk through a login, stands below the contract.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.account import Line, People, Receiver, named, options, qr_text
+from tests.deadline import eventually
+from tests.unit.upstream import Request, reply
+from wxsup.client.drivers import Driver, ilink
+from wxsup.client.drivers.ilink import gate, login
+from wxsup.client.events import Events
+from wxsup.client.state import Login, LoginState
+from wxsup.client.store import Store
+from wxsup.errors import CallFailed, ContentRejected, NotLoggedIn, ObjectNotFound
+from wxsup.model import Exit
+from wxsup.options import Options
+from wxsup.sandbox.app import Sandbox
+
+HOLD = 2.0
+
+DRIVERS: dict[str, Callable[..., Driver]] = {"ilink": ilink.Ilink}
+
+
+class SmallStore(Store):
+    """A store whose disk can be full."""
+
+    def fill(self) -> None:
+        (pages,) = self._db.execute("PRAGMA page_count").fetchone()
+        self._db.execute(f"PRAGMA max_page_count = {pages}")
+
+    def make_room(self) -> None:
+        self._db.execute("PRAGMA max_page_count = 1000000")
+
+
+class Client:
+    """A driver that runs on the files of one account, and everything it told the world since it began."""
+
+    def __init__(self, kind: str, chosen: Options, started: str, pool: ThreadPoolExecutor, receiver: Receiver) -> None:
+        self.options = chosen
+        self.store = SmallStore(chosen.tmpdir / "account.sqlite")
+        self.events = Events(self.store, chosen)
+        self.state = LoginState(chosen.state_path, {})
+        self.state.changed = lambda old, new: self.events.event("state_change", old.value, new.value)
+        self.driver = DRIVERS[kind](chosen, self.state, self.store, self.events, started=started)
+        self._receiver = receiver
+        self._before = len(receiver.got)
+        self.events.start()
+        self.exit: Future[Exit] = pool.submit(self.driver.run)
+
+    def told(self) -> list[tuple[Any, ...]]:
+        """Return what was reported since this client began, shortened."""
+        return [named(report) for report in self._receiver.got[self._before :]]
+
+    def heard(self) -> list[str]:
+        """Return the messages that were reported since this client began."""
+        return [report[1] for report in self.told() if report[0] == "receive_message"]
+
+    def until(self, state: Login) -> None:
+        eventually(lambda: self.state.current is state, what=state.value)
+
+    def friend(self) -> dict[str, Any]:
+        """Return the only friend."""
+        (friend,) = self.driver.friends()
+        return friend
+
+    def send(self, content: str) -> dict[str, Any]:
+        return self.driver.send_text(self.friend(), content)
+
+    def refused(self, content: str) -> CallFailed:
+        """Try to send something and return why that is not done."""
+        with pytest.raises(CallFailed) as caught:
+            self.send(content)
+        return caught.value
+
+    def end(self) -> float:
+        """Stop, and return how long that took."""
+        began = time.monotonic()
+        self.driver.stop()
+        self.exit.result(20)
+        took = time.monotonic() - began
+        self.close()
+        return took
+
+    def close(self) -> None:
+        self.driver.stop()
+        self.exit.exception(20)
+        self.events.stop(grace=5)
+        self.store.close()
+
+
+class Bench:
+    """One account, its pretend WeChat, and a receiver of its reports."""
+
+    def __init__(self, kind: str, folder: Path, sandbox: Sandbox, line: Line, receiver: Receiver) -> None:
+        self.kind = kind
+        self.folder = folder
+        self.sandbox = sandbox
+        self.people = People(sandbox)
+        self.line = line
+        self.receiver = receiver
+        self._pool = ThreadPoolExecutor()
+        self._clients = ExitStack()
+
+    def start(self, *, started: str = "1.0", over_line: bool = False, **given: object) -> Client:
+        """Let a client begin with the files of the one before it; `over_line` puts the bad line between."""
+        base = self.line.url if over_line else self.sandbox.url
+        chosen = options(self.folder, ilink_base=base, plugin_openwx_post_api=self.receiver.url, **given)
+        client = Client(self.kind, chosen, started, self._pool, self.receiver)
+        self._clients.callback(client.close)
+        return client
+
+    def running(self, user: str = "alice", **given: Any) -> Client:
+        """Let a client begin and be logged in by `user` with a new code."""
+        before = len(self.people.codes())
+        client = self.start(**given)
+        key = self.people.next_code(before)
+        self.people.scan(key, user)
+        client.until(Login.CONFIRMING)
+        self.people.agree(key)
+        client.until(Login.RUNNING)
+        return client
+
+    def talking(self, **given: Any) -> Client:
+        """Return a running client whose owner has written to it."""
+        client = self.running(**given)
+        self.people.say("alice", "hello")
+        eventually(lambda: client.heard() == ["hello"])
+        return client
+
+    def close(self) -> None:
+        self._clients.close()
+        self._pool.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(login, "POLL_PAUSE", 0.02)
+    monkeypatch.setattr(login, "DIGITS_PAUSE", 0.2)
+    monkeypatch.setattr(ilink, "REVIVE_PAUSE", 0.05)
+    monkeypatch.setattr(ilink, "RETRY_FIRST", 0.05)
+    monkeypatch.setattr(ilink, "RETRY_MOST", 0.1)
+
+
+@pytest.fixture(params=DRIVERS)
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    with Sandbox(hold=HOLD) as sandbox, Line(sandbox.url) as line, Receiver() as receiver:
+        bench = Bench(request.param, tmp_path, sandbox, line, receiver)
+        yield bench
+        bench.close()
+
+
+# The contract of every driver
+
+
+def test_a_login_walks_through_its_states_and_tells_so_in_order(bench: Bench) -> None:
+    client = bench.running()
+    eventually(lambda: client.told()[-1:] == [("state_change", "updating", "running")])
+    assert client.told() == [
+        ("state_change", "init", "scaning"),
+        ("input_qrcode",),
+        ("state_change", "scaning", "confirming"),
+        ("state_change", "confirming", "updating"),
+        ("login", 1),
+        ("new_friend", "owner"),
+        ("state_change", "updating", "running"),
+    ]
+
+
+def test_the_picture_says_what_the_phone_must_read_and_is_gone_after_the_login(bench: Bench) -> None:
+    client = bench.start()
+    key = bench.people.next_code()
+    client.until(Login.SCANING)
+    assert qr_text(client.options.qrcode_path.read_bytes()) == f"{bench.sandbox.url}/phone?code={key}"
+    (path, picture) = eventually(lambda: [r["params"] for r in bench.receiver.got if r.get("event") == "input_qrcode"])[
+        0
+    ]
+    assert path == str(client.options.qrcode_path)
+    assert client.options.qrcode_path.read_bytes() == base64.b64decode(picture)
+    bench.people.login("alice")
+    client.until(Login.RUNNING)
+    assert not client.options.qrcode_path.exists()
+
+
+def test_before_the_login_nothing_can_be_done(bench: Bench) -> None:
+    client = bench.start()
+    client.until(Login.SCANING)
+    calls: list[Callable[[], object]] = [
+        client.driver.user,
+        client.driver.friends,
+        lambda: client.driver.send_text({"id": "anybody"}, "hello"),
+        lambda: client.driver.submit_verify_code("123456"),
+    ]
+    for call in calls:
+        with pytest.raises(NotLoggedIn):
+            call()
+
+
+def test_a_stop_before_the_login_is_quick_and_leaves_no_picture(bench: Bench) -> None:
+    client = bench.start()
+    client.until(Login.SCANING)
+    assert client.end() < 1
+    assert client.exit.result() is Exit.STOPPED
+    assert not client.options.qrcode_path.exists()
+
+
+def test_a_stop_during_a_held_poll_is_quick(bench: Bench) -> None:
+    client = bench.running()
+    eventually(lambda: bench.people.pollers("alice")[0] == 1, what="a held poll")
+    assert client.end() < 1
+    assert client.exit.result() is Exit.STOPPED
+
+
+def test_a_stop_may_come_before_the_run(bench: Bench) -> None:
+    chosen = options(bench.folder, ilink_base=bench.sandbox.url)
+    store, state = Store(bench.folder / "account.sqlite"), LoginState(chosen.state_path, {})
+    driver = DRIVERS[bench.kind](chosen, state, store, Events(store, chosen), started="")
+    driver.stop()
+    assert driver.run() is Exit.STOPPED
+    assert bench.people.codes() == []
+    store.close()
+
+
+def test_a_restart_needs_no_scan_and_loses_nothing(bench: Bench) -> None:
+    first = bench.talking()
+    user = first.driver.user()
+    first.end()
+    bench.people.say("alice", "are you there?")
+    second = bench.start()
+    eventually(second.heard)
+    assert second.told() == [
+        ("state_change", "init", "updating"),
+        ("login", 0),
+        ("state_change", "updating", "running"),
+        ("receive_message", "are you there?"),
+    ]
+    assert second.driver.user() == user
+    assert len(bench.people.codes()) == 1
+
+
+def test_texts_come_in_with_all_that_was_written_in_order(bench: Bench) -> None:
+    client = bench.running()
+    texts = ["hello", "你好 😀", "line\nline", "<b>&amp;", "x" * 5000]
+    ids = [bench.people.say("alice", text) for text in texts]
+    eventually(lambda: client.heard() == texts)
+    reports = [report for report in bench.receiver.got if report["post_type"] == "receive_message"]
+    assert [report["id"] for report in reports] == ids
+    friend, user = client.friend(), client.driver.user()
+    for report in reports:
+        assert (report["sender_id"], report["sender"]) == (friend["id"], friend["displayname"])
+        assert (report["receiver_id"], report["receiver"]) == (user["id"], user["displayname"])
+        assert (report["type"], report["format"], report["class"]) == ("friend_message", "text", "recv")
+
+
+def test_texts_go_out_and_are_reported_once(bench: Bench) -> None:
+    client = bench.talking()
+    texts = ["hello", "你好 😀", "<b>&amp;"]
+    answers = [client.send(text) for text in texts]
+    assert bench.people.read("alice") == texts
+    assert len({answer["id"] for answer in answers}) == 3
+    eventually(lambda: [report for report in client.told() if report[0] == "send_message"][2:])
+    assert [report[1] for report in client.told() if report[0] == "send_message"] == texts
+
+
+def test_somebody_unknown_cannot_be_written_to(bench: Bench) -> None:
+    client = bench.talking()
+    with pytest.raises(ObjectNotFound):
+        client.driver.send_text({**client.friend(), "id": "nobody"}, "hello")
+
+
+def test_nothing_cannot_be_sent(bench: Bench) -> None:
+    client = bench.talking()
+    with pytest.raises(ContentRejected):
+        client.send("")
+
+
+def test_there_is_never_more_than_one_poll_at_a_time(bench: Bench) -> None:
+    client = bench.running()
+    with ThreadPoolExecutor() as pool:
+        for number in range(8):
+            bench.people.say("alice", f"message {number}")
+            pool.submit(client.send, f"answer {number}")
+        eventually(lambda: len(client.heard()) == 8)
+    assert bench.people.pollers("alice")[1] == 1
+
+
+def test_a_message_that_cannot_be_kept_is_neither_acknowledged_nor_lost(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = bench.talking(over_line=True)
+    eventually(lambda: client.store.event_to_post() is None)
+    client.store.fill()
+    text = "x" * 200_000
+    bench.people.say("alice", text)
+    eventually(lambda: caplog.messages.count("cannot be kept") == 1)
+    polls = len(bench.line.calls("getupdates"))
+    eventually(lambda: caplog.messages.count("cannot be kept") == 4)
+    assert len(bench.line.calls("getupdates")) == polls, "the new cursor was used"
+    assert client.state.current is Login.RUNNING
+    assert client.state.detail("last_error")["errmsg"].startswith("messages cannot be kept")
+    assert client.heard() == ["hello"]
+    client.store.make_room()
+    eventually(lambda: client.heard() == ["hello", text])
+    bench.people.say("alice", "after")
+    eventually(lambda: client.heard() == ["hello", text, "after"])
+
+
+def test_an_end_between_commit_and_acknowledgement_gives_no_duplicate(bench: Bench) -> None:
+    first = bench.running(over_line=True)
+    eventually(lambda: bench.people.pollers("alice")[0])
+    # From now on a poll that would acknowledge something never arrives.
+    covered = {body["get_updates_buf"] for body in bench.line.bodies("getupdates")}
+    bench.line.instead["getupdates"] = lambda request: (
+        None if json.loads(request.body)["get_updates_buf"] in covered else b""
+    )
+    bench.people.say("alice", "once")
+    eventually(first.heard)
+    first.close()
+    del bench.line.instead["getupdates"]
+    second = bench.start(over_line=True)
+    bench.people.say("alice", "twice")
+    eventually(lambda: "twice" in second.heard())
+    assert second.heard() == ["twice"]
+
+
+def test_an_end_before_the_commit_brings_the_message_again(bench: Bench) -> None:
+    first = bench.talking()
+    eventually(lambda: first.store.event_to_post() is None)
+    first.store.fill()
+    text = "x" * 200_000
+    bench.people.say("alice", text)
+    eventually(lambda: first.state.detail("last_error"))
+    first.close()
+    second = bench.start()
+    eventually(lambda: second.heard() == [text])
+
+
+# iLink: receiving
+
+
+@pytest.fixture
+def ilink_bench(tmp_path: Path) -> Iterator[Bench]:
+    with Sandbox(hold=HOLD) as sandbox, Line(sandbox.url) as line, Receiver() as receiver:
+        bench = Bench("ilink", tmp_path, sandbox, line, receiver)
+        yield bench
+        bench.close()
+
+
+def answering(*bodies: dict[str, Any]) -> Callable[[Request], bytes | None]:
+    """Answer that many calls so, and let the others pass."""
+    left = list(bodies)
+    return lambda request: reply(json.dumps(left.pop(0)).encode()) if left else None
+
+
+def test_a_message_that_the_server_sends_twice_is_reported_once(ilink_bench: Bench) -> None:
+    client = ilink_bench.talking(over_line=True)
+    message = {"from_user_id": "x@im.wechat", "message_type": 1, "message_id": "77", "item_list": [{"type": 2}]}
+    ilink_bench.line.instead["getupdates"] = answering({"msgs": [message, message]}, {"msgs": [message]})
+    ilink_bench.people.say("alice", "wakes the poll")
+    eventually(lambda: "[图片]" in client.heard() and "wakes the poll" in client.heard())
+    assert client.heard().count("[图片]") == 1
+
+
+def test_our_own_messages_and_nonsense_are_not_received(ilink_bench: Bench) -> None:
+    client = ilink_bench.talking(over_line=True)
+    ilink_bench.line.instead["getupdates"] = answering(
+        {"msgs": 5},
+        {"msgs": ["text", None, {}, {"from_user_id": 5}], "get_updates_buf": 5, "longpolling_timeout_ms": "soon"},
+        {"msgs": [{"from_user_id": "b@im.bot", "message_type": 2, "item_list": [{"type": 1}]}]},
+        {"msgs": [{"from_user_id": "u@im.wechat", "item_list": 5}], "longpolling_timeout_ms": 10**400},
+    )
+    ilink_bench.people.say("alice", "and this")
+    eventually(lambda: "and this" in client.heard())
+    assert client.heard() == ["hello", "and this"]
+    assert client.state.current is Login.RUNNING
+
+
+def test_a_stranger_who_writes_becomes_a_friend(ilink_bench: Bench) -> None:
+    client = ilink_bench.talking(over_line=True)
+    item = {"type": 1, "text_item": {"text": "hi"}}
+    stranger = {"from_user_id": "stranger@im.wechat", "message_id": "78", "item_list": [item], "context_token": "c"}
+    ilink_bench.line.instead["getupdates"] = answering({"msgs": [stranger]})
+    ilink_bench.people.say("alice", "wakes the poll")
+    eventually(lambda: ("receive_message", "hi") in client.told())
+    assert client.told().index(("new_friend", "stranger")) < client.told().index(("receive_message", "hi"))
+    assert [friend["name"] for friend in client.driver.friends()] == ["owner", "stranger"]
+
+
+@pytest.mark.parametrize(
+    "outage",
+    [b"", reply(b"<html>", status="524 A Timeout Occurred"), reply(b'{"ret":-1,"errmsg":"busy"}')],
+    ids=["hang up", "gateway", "refusal"],
+)
+def test_an_outage_is_waited_out_and_changes_no_state(ilink_bench: Bench, outage: bytes) -> None:
+    client = ilink_bench.talking(over_line=True)
+    before = client.told()
+    ilink_bench.line.instead["getupdates"] = lambda request: outage
+    ilink_bench.people.say("alice", "during the outage")
+    eventually(lambda: (client.state.detail("poll_errors") or 0) >= 3)
+    del ilink_bench.line.instead["getupdates"]
+    eventually(lambda: "during the outage" in client.heard())
+    assert client.told() == [*before, ("receive_message", "during the outage")]
+
+
+def test_start_and_stop_are_announced_to_the_server(ilink_bench: Bench) -> None:
+    client = ilink_bench.running(over_line=True)
+    client.end()
+    assert [len(ilink_bench.line.calls(name)) for name in ("notifystart", "notifystop")] == [1, 1]
+
+
+def test_a_server_that_is_gone_does_not_hold_up_the_stop(ilink_bench: Bench) -> None:
+    client = ilink_bench.running(over_line=True)
+    ilink_bench.line.instead["notifystop"] = lambda request: time.sleep(3)
+    assert client.end() < 2
+
+
+# iLink: the walk through a login (ilink-protocol.md 3.2)
+
+
+def test_an_expired_code_is_replaced_by_a_new_one(ilink_bench: Bench) -> None:
+    people, client = ilink_bench.people, ilink_bench.start()
+    key = people.next_code()
+    people.sandbox.world.codes.end(key, "expired")
+    second = people.next_code(1)
+    eventually(lambda: second in qr_text(client.options.qrcode_path.read_bytes()))
+    people.login("alice")
+    client.until(Login.RUNNING)
+    assert client.state.detail("qrcode_count") == 2
+    eventually(lambda: client.told()[-1] == ("state_change", "updating", "running"))
+    assert client.told().count(("input_qrcode",)) == 2
+
+
+def test_a_scanned_code_that_expires_goes_back_to_scaning(ilink_bench: Bench) -> None:
+    people, client = ilink_bench.people, ilink_bench.start()
+    key = people.next_code()
+    people.scan(key, "alice")
+    client.until(Login.CONFIRMING)
+    people.sandbox.world.codes.end(key, "expired")
+    client.until(Login.SCANING)
+    assert people.next_code(1) != key
+
+
+def test_right_digits_lead_on(ilink_bench: Bench) -> None:
+    people, client = ilink_bench.people, ilink_bench.start()
+    key = people.next_code()
+    digits = people.scan(key, "alice", digits=True)
+    eventually(lambda: client.state.detail("verify_code_needed"))
+    client.until(Login.CONFIRMING)
+    client.driver.submit_verify_code(digits)
+    people.agree(key)
+    client.until(Login.RUNNING)
+    assert not client.state.detail("verify_code_needed")
+    eventually(lambda: ("login", 1) in client.told())
+    assert client.told().count(("input_verifycode",)) == 1
+
+
+def test_wrong_digits_are_asked_for_again_and_three_block_the_code(ilink_bench: Bench) -> None:
+    people, client = ilink_bench.people, ilink_bench.start()
+    key = people.next_code()
+    right = people.scan(key, "alice", digits=True)
+    for count, wrong in enumerate(
+        [digits for digits in ("000001", "000002", "000003", "000004") if digits != right][:3], 1
+    ):
+        eventually(lambda count=count: client.told().count(("input_verifycode",)) == count)  # type: ignore[misc]
+        client.driver.submit_verify_code(wrong)
+    people.next_code(1)
+    assert people.sandbox.world.codes.get(key).status == "verify_code_blocked"
+    eventually(lambda: client.state.current is Login.SCANING and client.state.detail("qrcode_count") == 2)
+    with pytest.raises(NotLoggedIn):
+        client.driver.submit_verify_code(right)
+
+
+def test_digits_do_not_wait_for_the_end_of_a_held_poll(ilink_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(login, "DIGITS_POLL_TIMEOUT", 0.2)
+    arrived = threading.Event()
+
+    def hold(request: Request) -> bytes | None:
+        if "verify_code" not in request.line:
+            arrived.wait(60)
+            return b""
+        arrived.set()
+        return None
+
+    people, client = ilink_bench.people, ilink_bench.start(over_line=True)
+    key = people.next_code()
+    digits = people.scan(key, "alice", digits=True)
+    eventually(lambda: client.state.detail("verify_code_needed"))
+    ilink_bench.line.instead["get_qrcode_status"] = hold
+    polls = len(ilink_bench.line.calls("get_qrcode_status"))
+    eventually(lambda: len(ilink_bench.line.calls("get_qrcode_status")) > polls, what="a poll without digits")
+    client.driver.submit_verify_code(digits)
+    try:
+        assert arrived.wait(10), "the digits were not sent"
+    finally:
+        arrived.set()
+    del ilink_bench.line.instead["get_qrcode_status"]
+    people.agree(key)
+    client.until(Login.RUNNING)
+
+
+def test_a_login_in_the_other_data_centre_goes_on_there(ilink_bench: Bench) -> None:
+    people, client = ilink_bench.people, ilink_bench.start()
+    key = people.next_code()
+    people.sandbox.world.codes.redirect(key)
+    client.until(Login.CONFIRMING)
+    people.scan(key, "alice")
+    people.agree(key)
+    client.until(Login.RUNNING)
+    assert json.loads(client.options.cookie_path.read_text())["base_url"] == people.sandbox.redirect_url
+
+
+def test_a_redirect_to_a_host_that_is_not_allowed_is_not_followed(ilink_bench: Bench) -> None:
+    people, client = ilink_bench.people, ilink_bench.start(over_line=True)
+    people.next_code()
+    evil = {"status": "scaned_but_redirect", "redirect_host": "evil.example"}
+    ilink_bench.line.instead["get_qrcode_status"] = answering(evil)
+    people.login("alice")
+    client.until(Login.RUNNING)
+
+
+def test_an_unknown_status_changes_nothing(ilink_bench: Bench) -> None:
+    people, client = ilink_bench.people, ilink_bench.start(over_line=True)
+    key = people.next_code()
+    people.sandbox.world.codes.set_status(key, "phone_on_the_moon")
+    polls = len(ilink_bench.line.calls("get_qrcode_status"))
+    eventually(lambda: len(ilink_bench.line.calls("get_qrcode_status")) > polls + 1)
+    assert client.state.current is Login.SCANING
+    people.sandbox.world.codes.set_status(key, "wait")
+    people.login("alice")
+    client.until(Login.RUNNING)
+
+
+def test_a_bot_that_is_still_bound_is_taken_up_again(ilink_bench: Bench) -> None:
+    client = ilink_bench.talking(over_line=True)
+    kept = client.options.cookie_path.read_bytes()
+    dead = {"errcode": -14, "errmsg": "session timeout"}
+    ilink_bench.line.instead["getupdates"] = ilink_bench.line.instead["notifystart"] = answering(dead, dead)
+    client.until(Login.SCANING)
+    # The token was alive all the time: the server says binded_redirect and hands out nothing new.
+    ilink_bench.people.login("alice", before=1)
+    client.until(Login.RUNNING)
+    assert client.options.cookie_path.read_bytes() == kept
+    assert ilink_bench.line.bodies("get_bot_qrcode")[-1]["local_token_list"] == [json.loads(kept)["token"]]
+    ilink_bench.people.say("alice", "welcome back")
+    eventually(lambda: "welcome back" in client.heard())
+
+
+def test_nobody_scans_so_the_client_parks(ilink_bench: Bench) -> None:
+    people, client = ilink_bench.people, ilink_bench.start(qrcode_count_max=2)
+    for count in range(2):
+        people.sandbox.world.codes.end(people.next_code(count), "expired")
+    eventually(lambda: client.state.detail("parked"))
+    assert client.state.current is Login.SCANING
+    assert not client.options.qrcode_path.exists()
+    assert len(people.codes()) == 2
+    assert client.end() < 1
+
+
+def test_nobody_scans_so_the_client_exits_where_that_is_set(ilink_bench: Bench) -> None:
+    people, client = ilink_bench.people, ilink_bench.start(qrcode_count_max=1, ilink_on_lost="exit")
+    people.sandbox.world.codes.end(people.next_code(), "expired")
+    assert client.exit.result(20) is Exit.LOST
+
+
+# iLink: the session
+
+
+def test_a_fresh_start_asks_for_a_scan_once(ilink_bench: Bench) -> None:
+    ilink_bench.running().end()
+    ilink_bench.running("bob", fresh="1", started="2.0").end()
+    restarted = ilink_bench.start(fresh="1", started="2.0")
+    restarted.until(Login.RUNNING)
+    restarted.end()
+    assert len(ilink_bench.people.codes()) == 2
+    ilink_bench.running("carol", fresh="1", started="3.0")
+
+
+def test_a_session_that_may_not_be_kept_is_not(ilink_bench: Bench) -> None:
+    first = ilink_bench.running(keep_cookie="0")
+    first.end()
+    assert not first.options.cookie_path.exists()
+    ilink_bench.running(keep_cookie="0")
+
+
+def test_a_kept_session_is_not_used_when_none_may_be(ilink_bench: Bench) -> None:
+    ilink_bench.running().end()
+    client = ilink_bench.start(keep_cookie="0")
+    client.until(Login.SCANING)
+    assert client.options.cookie_path.exists()
+
+
+def test_a_session_that_the_disk_does_not_take_is_kept_later(ilink_bench: Bench, tmp_path: Path) -> None:
+    later = tmp_path / "later" / "cookie.dat"
+    client = ilink_bench.start(cookie_path=str(later))
+    ilink_bench.people.login("alice")
+    eventually(lambda: (client.state.detail("last_error") or {}).get("errmsg", "").startswith("session cannot be kept"))
+    later.parent.mkdir()
+    client.until(Login.RUNNING)
+    assert later.exists()
+
+
+@pytest.mark.parametrize("crash", ["before it was met", "after"])
+def test_the_owner_is_a_friend_from_the_login_on(ilink_bench: Bench, crash: str) -> None:
+    first = ilink_bench.running()
+    first.end()
+    if crash == "before it was met":
+        (ilink_bench.folder / "account.sqlite").unlink()
+    second = ilink_bench.start()
+    second.until(Login.RUNNING)
+    assert second.friend()["name"] == "owner"
+
+
+def test_somebody_elses_scan_is_refused(ilink_bench: Bench) -> None:
+    client = ilink_bench.running()
+    ilink_bench.sandbox.world.drop("alice")
+    ilink_bench.people.login("bob", before=1)
+    eventually(lambda: ("login", -1, "other user") in client.told())
+    assert client.state.current in (Login.SCANING, Login.CONFIRMING)
+    ilink_bench.people.login("alice", before=2)
+    client.until(Login.RUNNING)
+
+
+def test_anybodys_scan_is_good_where_that_is_set(ilink_bench: Bench) -> None:
+    client = ilink_bench.running(ilink_owner="any")
+    before = client.driver.user()
+    ilink_bench.sandbox.world.drop("alice")
+    ilink_bench.people.login("bob", before=1)
+    eventually(lambda: client.state.current is Login.RUNNING and client.driver.user() != before)
+    assert client.friend()["id"] == ilink_bench.people.id_of("bob")
+
+
+def test_a_dead_token_is_revived_once_and_then_the_login_is_lost(ilink_bench: Bench) -> None:
+    client = ilink_bench.talking(over_line=True)
+    friend = client.friend()
+    ilink_bench.sandbox.world.drop("alice")
+    client.until(Login.SCANING)
+    assert len(ilink_bench.line.calls("notifystart")) == 2
+    with pytest.raises(NotLoggedIn):
+        client.driver.send_text(friend, "hello")
+    assert ilink_bench.line.calls("sendmessage") == []
+    eventually(lambda: ("input_qrcode",) in client.told()[-1:])
+    lost = client.told().index(("state_change", "running", "scaning"))
+    assert client.told()[lost:] == [
+        ("state_change", "running", "scaning"),
+        ("login", -1, "ret -14: session timeout"),
+        ("input_qrcode",),
+    ]
+    assert client.options.cookie_path.exists()
+    ilink_bench.people.login("alice", before=1)
+    client.until(Login.RUNNING)
+    # A new bot: its quota and tokens begin anew.
+    assert client.friend()["can_send"] is False
+
+
+def test_a_dead_token_that_comes_back_to_life_changes_nothing(ilink_bench: Bench) -> None:
+    client = ilink_bench.talking(over_line=True)
+    before = client.told()
+    ilink_bench.line.instead["getupdates"] = answering({"errcode": -14})
+    ilink_bench.people.say("alice", "wakes the poll")
+    eventually(lambda: len(ilink_bench.line.calls("notifystart")) == 2)
+    ilink_bench.people.say("alice", "goes on")
+    eventually(lambda: "goes on" in client.heard())
+    assert client.told() == [*before, ("receive_message", "wakes the poll"), ("receive_message", "goes on")]
+
+
+# iLink: sending (ilink-protocol.md 8)
+
+
+def refuse(ret: int, errmsg: str = "") -> Callable[[Request], bytes | None]:
+    return lambda request: reply(json.dumps({"ret": ret, "errmsg": errmsg}).encode())
+
+
+def test_nobody_can_be_written_to_before_he_writes(ilink_bench: Bench) -> None:
+    client = ilink_bench.running(over_line=True)
+    assert client.friend()["can_send"] is False
+    assert client.refused("hello").code == -21
+    assert ilink_bench.line.calls("sendmessage") == []
+
+
+def test_a_closed_window_is_refused_here_or_left_to_the_server(ilink_bench: Bench) -> None:
+    client = ilink_bench.talking(over_line=True)
+    bot, friend = client.driver.user()["id"], client.friend()["id"]
+    client.store.heard(bot, friend, "", time.time() - gate.WINDOW - 1)
+    assert client.refused("hello").code == -22
+    assert ilink_bench.line.calls("sendmessage") == []
+    client.end()
+    trying = ilink_bench.start(over_line=True, ilink_gate="try")
+    trying.until(Login.RUNNING)
+    assert trying.send("hello")["delivery"] == "accepted"
+    ilink_bench.line.instead["sendmessage"] = refuse(-2, "prepare failed")
+    refusal = trying.refused("hello")
+    assert (refusal.code, refusal.fields["ret"], refusal.fields["errmsg"]) == (-22, -2, "prepare failed")
+
+
+def test_the_quota_is_counted_here_and_by_the_server(ilink_bench: Bench) -> None:
+    client = ilink_bench.talking(over_line=True)
+    assert [client.send(str(number))["sends_left"] for number in range(10)] == list(range(9, -1, -1))
+    refusal = client.refused("one too many")
+    assert (refusal.code, refusal.fields["sends_left"]) == (-23, 0)
+    assert len(ilink_bench.line.calls("sendmessage")) == 10
+    client.end()
+    trying = ilink_bench.start(over_line=True, ilink_gate="try")
+    trying.until(Login.RUNNING)
+    refusal = trying.refused("one too many")
+    assert (refusal.code, refusal.fields["ret"]) == (-23, -2)
+    ilink_bench.people.say("alice", "go on")
+    eventually(lambda: trying.heard() == ["go on"])
+    assert trying.send("thank you")["sends_left"] == 9
+
+
+@pytest.mark.parametrize(
+    ("ret", "code", "retryable"), [(-2, -26, True), (-1, -1, False), (7, -1, False), (-14, -25, False)]
+)
+def test_a_refusal_of_the_server_is_passed_on_and_costs_nothing(
+    ilink_bench: Bench, ret: int, code: int, retryable: bool
+) -> None:
+    client = ilink_bench.talking(over_line=True)
+    ilink_bench.line.instead["sendmessage"] = refuse(ret, "said the server")
+    refusal = client.refused("hello")
+    assert (refusal.code, refusal.fields["retryable"]) == (code, retryable)
+    assert (refusal.fields["ret"], refusal.fields["errmsg"]) == (ret, "said the server")
+    assert client.friend()["sends_left"] == 10
+
+
+def test_a_quota_that_ends_within_a_message_is_told_as_such(ilink_bench: Bench) -> None:
+    client = ilink_bench.talking(over_line=True, ilink_gate="try", ilink_text_limit="20")
+    for number in range(8):
+        client.send(str(number))
+    assert client.refused("x" * 60).code == -23
+    assert ilink_bench.people.read("alice")[8:] == ["x" * 20] * 2
+
+
+def test_an_answer_that_never_comes_leaves_the_delivery_open(ilink_bench: Bench) -> None:
+    client = ilink_bench.talking(over_line=True)
+
+    def deliver_and_hang_up(request: Request) -> bytes:
+        ilink_bench.line.pass_on(request)
+        return b""
+
+    ilink_bench.line.instead["sendmessage"] = deliver_and_hang_up
+    refusal = client.refused("hello")
+    assert (refusal.code, refusal.fields["retryable"]) == (-28, False)
+    assert ilink_bench.people.read("alice") == ["hello"]
+    assert client.friend()["sends_left"] == 9
+
+
+def test_a_send_without_a_connection_costs_nothing(ilink_bench: Bench) -> None:
+    client = ilink_bench.talking(over_line=True)
+    ilink_bench.line.hang_up()
+    refusal = client.refused("hello")
+    assert (refusal.code, refusal.fields["retryable"]) == (-28, True)
+    assert client.friend()["sends_left"] == 10
+    assert client.state.current is Login.RUNNING
+
+
+def test_a_long_text_is_sent_in_parts(ilink_bench: Bench) -> None:
+    client = ilink_bench.talking(ilink_text_limit="20")
+    answer = client.send("first line\nsecond one is longer\nthird")
+    assert ilink_bench.people.read("alice") == ["first line\n", "second one is ", "longer\nthird"]
+    assert (answer["parts"], answer["sends_left"]) == (3, 7)
+
+
+def test_a_text_of_more_parts_than_may_be_sent_is_not_begun(ilink_bench: Bench) -> None:
+    client = ilink_bench.talking(ilink_text_limit="20")
+    refusal = client.refused("x" * 201)
+    assert (refusal.code, refusal.fields["parts"], refusal.fields["sends_left"]) == (-23, 11, 10)
+    assert ilink_bench.people.read("alice") == []
+    assert client.send("x" * 200)["sends_left"] == 0
+
+
+def test_sends_keep_their_distance(ilink_bench: Bench) -> None:
+    client = ilink_bench.talking(send_interval="0.3")
+    began = time.monotonic()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(client.send, ["one", "two", "three"]))
+    assert time.monotonic() - began >= 0.6
+    assert sorted(ilink_bench.people.read("alice")) == ["one", "three", "two"]
+
+
+def test_a_stop_ends_the_wait_of_a_send_which_then_costs_nothing(ilink_bench: Bench) -> None:
+    client = ilink_bench.talking(send_interval="3600")
+    client.send("at once")
+    bot, friend = client.driver.user()["id"], client.friend()
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(client.driver.send_text, friend, "much later")
+        eventually(lambda: client.store.friends(bot)[0].sent_since == 2, what="the claim")
+        client.driver.stop()
+        assert isinstance(waiting.exception(5), NotLoggedIn)
+    assert client.store.friends(bot)[0].sent_since == 1
+
+
+def test_a_send_that_the_server_took_is_no_failure_though_the_disk_is_full(ilink_bench: Bench) -> None:
+    client = ilink_bench.talking()
+    eventually(lambda: client.store.event_to_post() is None)
+    client.store.fill()
+    text = "x" * 1900
+    answers = [client.send(text) for _ in range(10)]
+    assert {answer["delivery"] for answer in answers} == {"accepted"}
+    assert ilink_bench.people.read("alice") == [text] * 10
+    client.store.make_room()
+
+
+def test_no_state_file_tells_a_secret(ilink_bench: Bench) -> None:
+    client = ilink_bench.talking()
+    session = json.loads(client.options.cookie_path.read_text())
+    (friend,) = client.store.friends(session["bot_id"])
+    told = client.options.state_path.read_text() + json.dumps(ilink_bench.receiver.got)
+    secrets = (session["token"], friend.context_token, *ilink_bench.people.codes())
+    assert [secret for secret in secrets if secret and secret in told] == []
