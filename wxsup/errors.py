@@ -17,6 +17,7 @@
     |   |-- PollEnded                  9   503
     |   `-- ClientTimeout              9   504
     |-- ApiNotFound                   -1   403
+    |-- RequestBroken                 -1   400
     |-- Forbidden                     -6   403
     |-- CallFailed                           200   what a client answers, ilink-protocol.md 13.4
     |   |-- ObjectNotFound           100
@@ -155,6 +156,12 @@ class ApiNotFound(WxsupError):
     """There is no such API."""
 
     code, http_status, status = -1, 403, "api not found"
+
+
+class RequestBroken(WxsupError):
+    """The body of the request broke off, or is not framed as HTTP has it."""
+
+    code, http_status, status = -1, 400, "bad request"
 
 
 class Forbidden(WxsupError):

@@ -6,6 +6,7 @@ Connections to clients are pooled per worker. A request that may have reached th
 from __future__ import annotations
 
 import http.client
+import select
 import socket
 import time
 from collections import defaultdict
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from wxsup.errors import ClientNotListening, ClientTimeout, ClientUnreachable, PollEnded
+from wxsup.errors import ClientNotListening, ClientTimeout, ClientUnreachable, PollEnded, RequestBroken
 
 Address = tuple[str, int]
 Headers = list[tuple[str, str]]
@@ -30,6 +31,7 @@ CHUNK = 65536
 HELD = ("/openwx/check_event",)  # calls that a client holds until there is something to say
 
 _BODILESS = (204, 304)
+_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 # RFC 9110 7.6.1, and what an intermediary answers for itself.
 _HOP_BY_HOP = frozenset(
     "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
@@ -68,8 +70,9 @@ class Proxy:
             raise PollEnded
         connection = self._connect(address, alive)
         try:
-            _send(connection, environ)
-            response = self._response(connection, held=held)
+            _send_head(connection, environ)
+            refused = _send_body(connection, environ)
+            response = self._response(connection, environ.get("gunicorn.socket"), held=held, refused=refused)
             with _mapped():
                 small = response.length is not None and response.length <= CHUNK
                 content = response.read() if small else b""
@@ -102,18 +105,26 @@ class Proxy:
                 _, connection = idle.pop()
                 connection.close()
 
-    def _response(self, connection: http.client.HTTPConnection, *, held: bool) -> http.client.HTTPResponse:
-        if not held:
-            with _mapped():
-                return connection.getresponse()
-        self._held.add(connection)
+    def _response(
+        self,
+        connection: http.client.HTTPConnection,
+        caller: socket.socket | None,
+        *,
+        held: bool,
+        refused: ClientUnreachable | None,
+    ) -> http.client.HTTPResponse:
+        """Wait for the head of the answer; a client that did not take the whole request may still have answered."""
+        if held:
+            self._held.add(connection)
         try:
             with _mapped():
+                if caller is not None:
+                    _await(connection.sock, caller, self._answer_timeout)
                 return connection.getresponse()
         except ClientUnreachable as ex:
-            if self._released:
+            if held and self._released:
                 raise PollEnded from ex
-            raise
+            raise refused or ex from ex
         finally:
             self._held.discard(connection)
 
@@ -168,10 +179,33 @@ class Proxy:
             self._idle[address].append((time.monotonic(), connection))
 
 
-def _send(connection: http.client.HTTPConnection, environ: Mapping[str, Any]) -> None:
-    """Write the request: its target and its headers as they came, its body as it comes."""
-    chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
-    length = environ.get("CONTENT_LENGTH") or "0"
+def _await(client: socket.socket, caller: socket.socket, timeout: float) -> None:
+    """Wait until the client answers; raise PollEnded when the caller hangs up meanwhile, TimeoutError at the end."""
+    deadline = time.monotonic() + timeout
+    look = select.poll()
+    look.register(client, select.POLLIN)
+    look.register(caller, select.POLLIN)
+    while True:
+        ready = [descriptor for descriptor, _ in look.poll(max(0.0, deadline - time.monotonic()) * 1000)]
+        if client.fileno() in ready:
+            return
+        if not ready:
+            raise TimeoutError
+        if _hung_up(caller):
+            raise PollEnded("the caller hung up")
+        look.unregister(caller)  # it has sent its next request already; that has to wait
+
+
+def _hung_up(caller: socket.socket) -> bool:
+    try:
+        return not caller.recv(1, socket.MSG_PEEK)
+    except OSError:
+        return True
+
+
+def _send_head(connection: http.client.HTTPConnection, environ: Mapping[str, Any]) -> None:
+    """Write the request line and the headers, as they came."""
+    chunked, length = _framing(environ)
     with _mapped():
         connection.putrequest(environ["REQUEST_METHOD"], _target(environ), skip_accept_encoding=True)
         for name, value in _request_headers(environ):
@@ -181,22 +215,49 @@ def _send(connection: http.client.HTTPConnection, environ: Mapping[str, Any]) ->
         elif length != "0" or environ["REQUEST_METHOD"] in ("POST", "PUT", "PATCH"):
             connection.putheader("Content-Length", length)
         connection.endheaders()
+
+
+def _send_body(connection: http.client.HTTPConnection, environ: Mapping[str, Any]) -> ClientUnreachable | None:
+    """Write the body as it comes; return what happened when the client does not want all of it."""
+    chunked, length = _framing(environ)
     if not chunked and length == "0":
-        return
+        return None
     body = environ["wsgi.input"]
-    while chunk := body.read(CHUNK):
-        with _mapped():
-            connection.send(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
-    if chunked:
-        with _mapped():
-            connection.send(b"0\r\n\r\n")
+    sent = 0
+    try:
+        while chunk := _read(body):
+            sent += len(chunk)
+            with _mapped():
+                connection.send(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+        if chunked:
+            with _mapped():
+                connection.send(b"0\r\n\r\n")
+    except ClientUnreachable as ex:
+        return ex
+    if not chunked and sent < int(length):
+        raise RequestBroken("the body is shorter than its Content-Length")
+    return None
+
+
+def _read(body: Any) -> bytes:
+    try:
+        found: bytes = body.read(CHUNK)
+    except Exception as ex:  # each WSGI server has errors of its own for bad chunks and callers that went away
+        raise RequestBroken(f"the body cannot be read: {type(ex).__name__}") from ex
+    return found
+
+
+def _framing(environ: Mapping[str, Any]) -> tuple[bool, str]:
+    """Return whether the body is chunked, and its length in digits."""
+    return "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower(), environ.get("CONTENT_LENGTH") or "0"
 
 
 def _target(environ: Mapping[str, Any]) -> str:
     """Return the request target in origin form, encoded as the caller encoded it where the server tells."""
     raw: str = environ.get("RAW_URI", "")
     if raw.startswith("/"):
-        return raw
+        # What came unencoded is Latin-1 here (PEP 3333), whatever it was before.
+        return quote(raw, safe=_ASCII, encoding="latin-1")
     path, query = str(environ["PATH_INFO"]), environ.get("QUERY_STRING", "")
     return quote(path, encoding="latin-1") + (f"?{query}" if query else "")
 
