@@ -37,9 +37,9 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-def rate(url: str) -> float:
+def rate(url: str, secret: str = "") -> float:
     """Return requests per second at 16 connections."""
-    command = ["wrk", "-t1", "-c16", f"-d{SECONDS}s", url]
+    command = ["wrk", "-t1", "-c16", f"-d{SECONDS}s", "-H", f"X-Wxsup-Secret: {secret}", url]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     (found,) = re.findall(r"Requests/sec:\s+([\d.]+)", told)
     return float(found)
@@ -68,7 +68,8 @@ def main() -> None:
         if shutil.which("wrk"):
             port = wx.state(names[0])["port"]
             path = f"openwx/get_client_info?client={names[0]}"
-            direct, proxied = rate(f"http://127.0.0.1:{port}/{path}"), rate(f"{wx.url}/{path}")
+            secret = (Path(folder) / f"var/clients/wxclient-{names[0]}.secret").read_text()
+            direct, proxied = rate(f"http://127.0.0.1:{port}/{path}", secret), rate(f"{wx.url}/{path}")
             print(f"get_client_info: {direct:.0f}/s at the client, {proxied:.0f}/s through the controller,", end=" ")
             print(f"ratio {proxied / direct:.2f}")
         quick = f"{wx.url}/openwx/check_client?client={names[0]}"

@@ -104,8 +104,8 @@ def create_app(
 
     def pass_on(req: falcon.Request, resp: falcon.Response, **_: object) -> None:
         name = _query(req).get("client", "")
-        address = controller.address(name)
-        answer = proxy.forward(address, req.env, alive=lambda: controller.alive(name))
+        address, secret = controller.reach(name)
+        answer = proxy.forward(address, req.env, secret=secret, alive=lambda: controller.alive(name))
         resp.status = answer.status
         for header, value in answer.headers:
             resp.append_header(header, value)

@@ -101,9 +101,10 @@ class Controller:
         except OSError:
             return None
 
-    def address(self, name: str) -> tuple[str, int]:
-        """Return where the client `name` listens."""
-        return self._supervisor.address(self._known(_slug(name)))
+    def reach(self, name: str) -> tuple[tuple[str, int], str]:
+        """Return where the client `name` listens, and the secret that it wants to see."""
+        client = self._known(_slug(name))
+        return self._supervisor.address(client), self._registry.secret(client.slug)
 
     def alive(self, name: str) -> bool:
         """Tell whether the client `name` has a process or is about to get one."""
@@ -146,7 +147,7 @@ class Controller:
         for client in self.clients():
             with self._registry.claimed(client.slug, timeout=CLAIM_TIMEOUT):
                 derived = self._derived(client)
-                if derived != client:
+                if derived != client or not self._registry.secret(client.slug):
                     self._registry.save(derived)
                 if derived.want is Want.UP:
                     for path, text in self._supervisor.render(derived).items():
@@ -271,6 +272,8 @@ def _supervisor(settings: Settings, registry: Registry) -> Supervisor:
                 client.slug,
                 "--record",
                 str(registry.path(client.slug)),
+                "--secret",
+                str(registry.secret_path(client.slug)),
             ],
             directory=settings.state_dir,
             logfile=settings.log_dir / f"{names.program(client.slug)}.log",

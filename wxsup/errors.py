@@ -13,12 +13,14 @@
     |-- ClientBusy                     7   503
     |-- NameInvalid                    8   400
     |-- ClientUnreachable              9   502
+    |   |-- WrongClient                9   502
     |   |-- ClientNotListening         9   503
     |   |-- PollEnded                  9   503
     |   `-- ClientTimeout              9   504
     |-- ApiNotFound                   -1   403
     |-- RequestBroken                 -1   400
     |-- Forbidden                     -6   403
+    |-- Unauthorized                  -6   401
     |-- CallFailed                           200   what a client answers, ilink-protocol.md 13.4
     |   |-- ObjectNotFound           100
     |   |-- Unsupported              -20
@@ -134,6 +136,10 @@ class ClientUnreachable(WxsupError):
     code, http_status, status = 9, 502, "client unreachable"
 
 
+class WrongClient(ClientUnreachable):
+    """Another client than the one that was named answers at its port."""
+
+
 class ClientNotListening(ClientUnreachable):
     """The client runs but did not open its port in time."""
 
@@ -168,6 +174,12 @@ class Forbidden(WxsupError):
     """This request may not be made from there."""
 
     code, http_status, status = -6, 403, "auth failure"
+
+
+class Unauthorized(WxsupError):
+    """The call does not come from the controller: it does not carry this client's secret."""
+
+    code, http_status, status = -6, 401, "auth failure"
 
 
 class CallFailed(WxsupError):

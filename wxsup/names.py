@@ -13,6 +13,9 @@ from wxsup.errors import NameInvalid
 
 MAX_BYTES = 64
 
+#: The request header that carries the secret of the hop from the controller to a client.
+SECRET_HEADER = "X-Wxsup-Secret"
+
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 _SLUG = re.compile(r"(?:[A-Za-z0-9_]|\.[0-9a-f]{2})(?:[A-Za-z0-9_-]|\.[0-9a-f]{2})*")
 _ESCAPE = re.compile(rb"\.([0-9a-f]{2})")

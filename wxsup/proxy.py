@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from wxsup import names
 from wxsup.errors import ClientNotListening, ClientTimeout, ClientUnreachable, PollEnded, RequestBroken
 
 Address = tuple[str, int]
@@ -32,10 +33,11 @@ HELD = ("/openwx/check_event",)  # calls that a client holds until there is some
 
 _BODILESS = (204, 304)
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))
-# RFC 9110 7.6.1, and what an intermediary answers for itself.
+# RFC 9110 7.6.1, and what an intermediary answers for itself or adds by itself.
 _HOP_BY_HOP = frozenset(
     "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
     "upgrade expect host".split()
+    + [names.SECRET_HEADER.lower()]
 )
 
 
@@ -59,8 +61,12 @@ class Proxy:
         self._released = False
         self._idle: defaultdict[Address, list[tuple[float, http.client.HTTPConnection]]] = defaultdict(list)
 
-    def forward(self, address: Address, environ: Mapping[str, Any], *, alive: Callable[[], bool]) -> Answer:
-        """Send the WSGI request `environ` to `address` and return its answer, whose body must be read or closed.
+    def forward(
+        self, address: Address, environ: Mapping[str, Any], *, secret: str = "", alive: Callable[[], bool]
+    ) -> Answer:
+        """Send the WSGI request `environ`, with the client's `secret`, to `address`; return the answer.
+
+        Its body must be read or closed.
 
         While the port is not open yet and `alive()` says that there is a process, wait for it. Raises
         ClientUnreachable, ClientNotListening or ClientTimeout.
@@ -70,7 +76,7 @@ class Proxy:
             raise PollEnded
         connection = self._connect(address, alive)
         try:
-            _send_head(connection, environ)
+            _send_head(connection, environ, secret)
             refused = _send_body(connection, environ)
             response = self._response(connection, environ.get("gunicorn.socket"), held=held, refused=refused)
             with _mapped():
@@ -203,13 +209,15 @@ def _hung_up(caller: socket.socket) -> bool:
         return True
 
 
-def _send_head(connection: http.client.HTTPConnection, environ: Mapping[str, Any]) -> None:
-    """Write the request line and the headers, as they came."""
+def _send_head(connection: http.client.HTTPConnection, environ: Mapping[str, Any], secret: str) -> None:
+    """Write the request line and the headers, as they came, and the secret."""
     chunked, length = _framing(environ)
     with _mapped():
         connection.putrequest(environ["REQUEST_METHOD"], _target(environ), skip_accept_encoding=True)
         for name, value in _request_headers(environ):
             connection.putheader(name, value)
+        if secret:
+            connection.putheader(names.SECRET_HEADER, secret)
         if chunked:
             connection.putheader("Transfer-Encoding", "chunked")
         elif length != "0" or environ["REQUEST_METHOD"] in ("POST", "PUT", "PATCH"):

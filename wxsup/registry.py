@@ -6,15 +6,20 @@ the whole of a start, stop or sync of that client; the controller takes it. Lock
 
 from __future__ import annotations
 
+import os
+import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, cast
 
 from wxsup import files, names, record
 from wxsup.errors import ClientBusy, NoFreePort, RecordInvalid, TooManyClients
 from wxsup.model import Client
+
+Kept = TypeVar("Kept", Client, str)
 
 LAST_PORT = 65000
 FOLDER_TIMEOUT = 10.0
@@ -36,6 +41,7 @@ class Registry:
         self._first_port = first_port
         self._max_clients = max_clients
         self._locks = folder / "locks"
+        self._known: dict[Path, tuple[tuple[int, ...], Client | str]] = {}
 
     def prepare(self) -> None:
         """Make the folders."""
@@ -48,17 +54,20 @@ class Registry:
     def find(self, slug: str) -> Client | None:
         """Return the record of this slug, None if there is none; raise RecordInvalid if it cannot be read."""
         path = self.path(slug)
-        try:
-            client = record.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        client = self._read(path, record.loads)
+        if client is None:
             return None
-        except (OSError, UnicodeDecodeError) as ex:
-            raise RecordInvalid(f"{path}: {ex}") from ex
-        except RecordInvalid as ex:
-            raise RecordInvalid(f"{path}: {ex}") from ex
         if client.slug != slug:
             raise RecordInvalid(f"{path}: it is the record of another client")
         return client
+
+    def secret_path(self, slug: str) -> Path:
+        """Return where the secret of the hop to this client lies: beside its record, never in it."""
+        return self.folder / f"{names.program(slug)}.secret"
+
+    def secret(self, slug: str) -> str:
+        """Return the secret of the hop to this client, "" if there is none; raise RecordInvalid if unreadable."""
+        return self._read(self.secret_path(slug), str.strip) or ""
 
     def slugs(self) -> list[str]:
         """Return the slugs of all records, in order."""
@@ -91,12 +100,16 @@ class Registry:
         raise NoFreePort
 
     def save(self, client: Client) -> None:
-        """Write the record of `client`, in place of an older one."""
+        """Write the record of `client`, in place of an older one, after its secret if it has none yet."""
+        if not self.secret_path(client.slug).exists():
+            files.replace(self.secret_path(client.slug), secrets.token_hex(32))
         files.replace(self.path(client.slug), record.dumps(client))
 
     def remove(self, client: Client) -> None:
-        """Delete the record of `client`, and with it its claim to its port."""
-        files.remove(self.path(client.slug))
+        """Delete the record of `client`, and with it its claim to its port; its secret goes last."""
+        for path in (self.path(client.slug), self.secret_path(client.slug)):
+            files.remove(path)
+            self._known.pop(path, None)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -115,6 +128,20 @@ class Registry:
                 yield
         except BlockingIOError as ex:
             raise ClientBusy("another start or stop of this client is under way") from ex
+
+    def _read(self, path: Path, load: Callable[[str], Kept]) -> Kept | None:
+        """Return what `load` makes of a file, None if there is none; the same file is not read twice."""
+        try:
+            found = os.stat(path)
+            mark = (found.st_ino, found.st_mtime_ns, found.st_size)
+            known = self._known.get(path)
+            if known is None or known[0] != mark:
+                known = self._known[path] = (mark, load(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError, RecordInvalid) as ex:
+            raise RecordInvalid(f"{path}: {ex}") from ex
+        return cast(Kept, known[1])
 
 
 def _free(port: int) -> bool:

@@ -108,7 +108,9 @@ def test_any_name_goes_through_a_whole_life(world: World, name: str) -> None:
     assert world.controller.start(name, {})["client"] == name
     assert [entry["account"] for entry in world.controller.check()] == [name]
     assert world.controller.check(name)[0]["process"] == "running"
-    assert world.controller.address(name) == ("127.0.0.1", world.record(name).port)
+    address, secret = world.controller.reach(name)
+    assert address == ("127.0.0.1", world.record(name).port)
+    assert secret == world.registry.secret_path(names.slug(name)).read_text()
     assert world.controller.stop(name)["client"] == name
     assert world.controller.check() == []
 
@@ -123,7 +125,7 @@ EVERY_CALL: dict[str, Call] = {
     "start": lambda world, name: world.controller.start(name, {}),
     "stop": lambda world, name: world.controller.stop(name),
     "qrcode": lambda world, name: world.controller.qrcode(name),
-    "address": lambda world, name: world.controller.address(name),
+    "reach": lambda world, name: world.controller.reach(name),
     "check": lambda world, name: world.controller.check(name),
 }
 
@@ -148,15 +150,13 @@ def test_an_invalid_name_is_refused(world: World, call: str, name: str) -> None:
     assert (answer["code"], answer["status"]) == (8, "client name invalid")
 
 
-@pytest.mark.parametrize("call", EVERY_CALL)
+@pytest.mark.parametrize("call", EVERY_CALL.keys() - {"reach"})  # which needs no supervisor
 def test_a_supervisor_that_cannot_be_asked_is_never_a_state(world: World, call: str) -> None:
     world.controller.start("alice", {})
     before = world.record("alice")
     world.supervisor.reachable = False
     if call in ("qrcode", "check"):
         world.file("alice", "state_path").write_text('{"state": "running", "pid": 1000}')
-    if call == "address":
-        return  # which needs no supervisor
     answer = body(lambda: EVERY_CALL[call](world, "alice"))
     assert (answer["code"], answer["status"]) == (7, "supervisor unreachable")
     assert world.record("alice") == before

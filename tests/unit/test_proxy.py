@@ -20,6 +20,7 @@ from wxsup.errors import (
     ClientTimeout,
     ClientUnreachable,
     PollEnded,
+    RequestBroken,
     SupervisorUnreachable,
     WxsupError,
 )
@@ -391,8 +392,10 @@ def test_a_body_that_breaks_off_is_the_callers_error_and_closes_the_connection(o
             closed.set()
 
     with Upstream(handle) as client:
-        with pytest.raises(ConnectionResetError):
-            forward(over, client.address, REQUEST_METHOD="POST", CONTENT_LENGTH="5", body=Broken())
+        assert failed(
+            lambda: forward(over, client.address, REQUEST_METHOD="POST", CONTENT_LENGTH="5", body=Broken()),
+            RequestBroken,
+        ) == (400, -1)
         assert closed.wait(TIMEOUT)
 
 

@@ -201,3 +201,19 @@ def test_the_longest_name_can_be_claimed_and_saved(tmp_path: Path) -> None:
     with registry.claimed(one.slug, timeout=0):
         registry.save(dataclasses.replace(one, pending=True))
     assert registry.find(one.slug) == dataclasses.replace(one, pending=True)
+
+
+def test_the_secret_comes_before_the_record_is_private_and_stays_the_same(tmp_path: Path) -> None:
+    registry, one = make(tmp_path), client("alice")
+    registry.save(one)
+    first = registry.secret("alice")
+    assert len(first) == 64
+    assert registry.secret_path("alice").stat().st_mode & 0o777 == 0o600
+    assert first not in registry.path("alice").read_text()
+    assert registry.secret_path("alice").stat().st_mtime_ns <= registry.path("alice").stat().st_mtime_ns
+    registry.save(dataclasses.replace(one, pending=True))
+    assert registry.secret("alice") == first
+    registry.remove(one)
+    assert (registry.secret("alice"), registry.secret_path("alice").exists()) == ("", False)
+    registry.save(one)
+    assert registry.secret("alice") not in ("", first)

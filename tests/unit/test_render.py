@@ -84,7 +84,9 @@ def test_supervisor_reads_back_the_section_that_was_meant(tmp_path: Path, name: 
     (found,) = included(tmp_path, rendered(tmp_path, name)[".conf"]).values()
     assert found.name == names.program(slug)
     path = state / "clients" / f"wxclient-{slug}.env"
-    assert shlex.split(found.command) == [f"{SCRIPTS}/wxclient", slug, "--record", str(path)]
+    assert shlex.split(found.command) == [
+        f"{SCRIPTS}/wxclient", slug, "--record", str(path), "--secret", str(path.with_suffix(".secret"))
+    ]  # fmt: skip
     assert found.directory == str(state)
     assert found.stdout_logfile == str(state / "log" / f"wxclient-{slug}.log")
     assert path.is_file()

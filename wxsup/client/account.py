@@ -35,7 +35,7 @@ FLUSH = 1.0
 PLUGINS = [{"name": "Mojo::Weixin::Plugin::Openwx", "priority": 98, "auto_call": None, "call_on_load": 1}]
 
 
-def run(slug: str, record_path: Path | None, stop: threading.Event) -> Exit:
+def run(slug: str, record_path: Path | None, secret_path: Path | None, stop: threading.Event) -> Exit:
     """Run the client `slug` until `stop`; its options come from its record, or from the environment without one."""
     daemon.set_up_logging("info")
     try:
@@ -43,6 +43,7 @@ def run(slug: str, record_path: Path | None, stop: threading.Event) -> Exit:
         chosen = options.from_environment(environment)
         if names.slug(chosen.account) != slug:
             raise RecordInvalid(f"the record is of {chosen.account!r}, not of {slug}")
+        secret = _secret(secret_path)
     except (OSError, ValueError, RecordInvalid) as ex:
         logger.error("record not usable", extra={"action": "start", "client": slug, "reason": str(ex)})
         return Exit.USAGE
@@ -52,7 +53,7 @@ def run(slug: str, record_path: Path | None, stop: threading.Event) -> Exit:
         for folder in (chosen.tmpdir, chosen.cookie_path.parent):
             files.private_directory(folder)
         with _only_copy(chosen.cookie_path.parent / "lock", stop):
-            return _Account(slug, chosen, environment, stop).run()
+            return _Account(slug, chosen, environment, secret, stop).run()
     except BlockingIOError:
         if stop.is_set():
             return Exit.STOPPED
@@ -79,10 +80,13 @@ def _only_copy(path: Path, stop: threading.Event) -> Iterator[None]:
 
 
 class _Account:
-    def __init__(self, slug: str, chosen: Options, environment: Mapping[str, str], stop: threading.Event) -> None:
+    def __init__(
+        self, slug: str, chosen: Options, environment: Mapping[str, str], secret: str, stop: threading.Event
+    ) -> None:
         self._slug = slug
         self._options = chosen
         self._environment = environment
+        self._secret = secret
         self._stop = stop
         self._exit = Exit.STOPPED
         self._state = LoginState(chosen.state_path, _facts(chosen, environment))
@@ -109,7 +113,7 @@ class _Account:
         self._state.changed = lambda old, new: self._tell(events, old, new)
         self._state.enter(Login.LOADING)
         driver = Ilink(chosen, self._state, store, events, started=self._environment.get("WXCLIENT_CREATED", ""))
-        api = Openwx(chosen, self._state, driver, events, stop=self._stop.set)
+        api = Openwx(chosen, self._state, driver, events, secret=self._secret, stop=self._stop.set)
         try:
             server = Server(("127.0.0.1", chosen.plugin_openwx_port), api.answer)
         except OSError as ex:
@@ -152,6 +156,20 @@ class _Account:
         logger.error("client not started", extra={"action": "start", "client": self._options.account, "reason": reason})
         self._state.enter(Login.STOP, error=reason)
         return code
+
+
+def _secret(path: Path | None) -> str:
+    """Return the secret that calls must carry, from `path` or from systemd (systemd.exec(5), LoadCredential=)."""
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    if path is None and credentials:
+        path = Path(credentials) / "secret"
+    if path is None:
+        logger.warning("no secret: whoever can reach the port can use the account", extra={"action": "start"})
+        return ""
+    secret = path.read_text(encoding="ascii").strip()
+    if not secret:
+        raise RecordInvalid(f"{path} is empty")
+    return secret
 
 
 def _facts(chosen: Options, environment: Mapping[str, str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import logging
 import os
@@ -23,7 +24,9 @@ from wxsup.errors import (
     NameInvalid,
     NotLoggedIn,
     ObjectNotFound,
+    Unauthorized,
     Unsupported,
+    WrongClient,
     WxsupError,
 )
 from wxsup.options import Options
@@ -61,15 +64,23 @@ NOT_YET = (
 
 
 class Openwx:
-    """Answers the API of one account; `stop` ends the process."""
+    """Answers the API of one account to those who know its `secret`; `stop` ends the process."""
 
     def __init__(
-        self, options: Options, state: LoginState, driver: Driver, events: Events, *, stop: Callable[[], None]
+        self,
+        options: Options,
+        state: LoginState,
+        driver: Driver,
+        events: Events,
+        *,
+        secret: str = "",
+        stop: Callable[[], None],
     ) -> None:
         self._options = options
         self._state = state
         self._driver = driver
         self._events = events
+        self._secret = secret.encode()
         self._stop = stop
         self._started = time.time()
         self._calls: dict[str, Callable[[Parameters], Any]] = {
@@ -87,9 +98,13 @@ class Openwx:
         """Answer one request; what goes wrong becomes the documented JSON."""
         name = request.path.removeprefix("/openwx/")
         try:
+            if self._secret and not hmac.compare_digest(request.secret.encode("utf-8", "replace"), self._secret):
+                raise Unauthorized
             if not request.path.startswith("/openwx/") or request.method not in ("GET", "HEAD", "POST"):
                 raise ApiNotFound
             parameters = _parameters(request)
+            if parameters.get("client", self._options.account) != self._options.account:
+                raise WrongClient(f"this is the client {self._options.account}")
             if name == "check_event":
                 return self._check_event(request)
             return _json(self._call(name, parameters))

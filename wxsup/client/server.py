@@ -15,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+from wxsup import names
+
 logger = logging.getLogger(__name__)
 
 IDLE_TIMEOUT = 75.0  # more than a proxy in front keeps an idle connection
@@ -29,6 +31,7 @@ class Request:
     path: str
     query: str = ""
     form: bytes = b""
+    secret: str = ""
     still_there: Callable[[], bool] = field(default=lambda: True)
 
 
@@ -101,7 +104,16 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             self._refuse(400)
             return
-        reply = self.server.answer(Request(self.command, parts.path, parts.query, body, self._still_there))
+        reply = self.server.answer(
+            Request(
+                self.command,
+                parts.path,
+                parts.query,
+                body,
+                self.headers.get(names.SECRET_HEADER, ""),
+                self._still_there,
+            )
+        )
         done = False
         try:
             self._write(reply)
