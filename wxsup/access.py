@@ -21,13 +21,15 @@ def refuse_foreign_pages(environ: Mapping[str, Any], hosts: Collection[str] = ()
     """Raise Forbidden for a request of a foreign page, or one under a name that is neither loopback nor in `hosts`."""
     authority = environ.get("HTTP_HOST", "")
     name = _name(authority)
-    if not (name in hosts or Address(name, 0).loopback):
+    if not (name in map(str.lower, hosts) or Address(name, 0).loopback):
         raise Forbidden(f"the API is not known under the name {name[:64]!r}; see the setting trusted_hosts")
     site = environ.get("HTTP_SEC_FETCH_SITE", "none")
     if site not in OWN_SITES:
         raise Forbidden("a page of another site may not use the API")
     origin = environ.get("HTTP_ORIGIN")
-    if origin is not None and origin.partition("://")[2] != authority:
+    referer = environ.get("HTTP_REFERER")
+    pages = [page.partition("://")[2].partition("/")[0] for page in (origin, referer) if page is not None]
+    if any(page != authority for page in pages):
         raise Forbidden("a page of another origin may not use the API")
 
 

@@ -67,5 +67,4 @@ class Background:
                 step()
             except Exception as ex:
                 logger.warning("background step failed", extra={"action": "background", "reason": type(ex).__name__})
-                logger.debug("background step failed", exc_info=ex)
             self._stopped.wait(interval)

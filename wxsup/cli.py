@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sysconfig
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -81,7 +83,8 @@ def _banner(loaded: Settings, config: Path, sandbox: bool) -> None:
     click.echo(f"  controller    {api}/openwx/...    log: {loaded.log_dir}/wxcontroller.log")
     if sandbox:
         click.echo(f"  sandbox       {loaded.sandbox_listen.url}/             a pretend WeChat with a phone page")
-    click.echo(f"  supervisord   supervisorctl -c {config} status\n")
+    supervisorctl = Path(sysconfig.get_path("scripts")) / "supervisorctl"
+    click.echo(f"  supervisord   {supervisorctl} -c {config} status\n")
     click.echo("Next:")
     click.echo(f"  curl '{api}/openwx/start_client?client=demo'")
     if sandbox:
@@ -123,7 +126,7 @@ def sandbox(config: Path | None, flags: dict[str, str], hold: float) -> None:
 def start(config: Path | None, flags: dict[str, str], name: str, parameters: tuple[str, ...]) -> None:
     """Start the client NAME, as start_client does, and print the reply."""
     pairs = [parameter.partition("=")[::2] for parameter in parameters]
-    _print(_controller(config, flags).start(name, dict(pairs)))
+    _print(_prepared(config, flags).start(name, dict(pairs)))
 
 
 @main.command()
@@ -131,15 +134,22 @@ def start(config: Path | None, flags: dict[str, str], name: str, parameters: tup
 @_with_settings
 def stop(config: Path | None, flags: dict[str, str], name: str) -> None:
     """Stop the client NAME, as stop_client does, and print the reply; its session stays."""
-    _print(_controller(config, flags).stop(name))
+    _print(_prepared(config, flags).stop(name))
 
 
 def _controller(config: Path | None, flags: dict[str, str]) -> Controller:
+    """Return a controller with the settings of the instance that runs on the same folder; flags win."""
     from wxsup.controller import open_controller
+    from wxsup.instance import told_to
 
     loaded = settings.load(flags, config=config)
+    loaded = settings.load(flags, config=config, environment={**os.environ, **told_to(loaded.state_dir)})
     daemon.set_up_logging(loaded.log_level)
-    controller = open_controller(loaded)
+    return open_controller(loaded)
+
+
+def _prepared(config: Path | None, flags: dict[str, str]) -> Controller:
+    controller = _controller(config, flags)
     controller.prepare()
     return controller
 
@@ -153,10 +163,7 @@ def _print(reply: dict[str, Any]) -> None:
 @_with_settings
 def render(config: Path | None, flags: dict[str, str], name: str) -> None:
     """Show the files that starting the client NAME would write, without writing any."""
-    from wxsup.controller import open_controller
-
-    controller = open_controller(settings.load(flags, config=config))
-    for path, text in controller.render(name).items():
+    for path, text in _controller(config, flags).render(name).items():
         click.echo(f"# {path}\n{text}")
 
 
@@ -164,4 +171,4 @@ def render(config: Path | None, flags: dict[str, str], name: str) -> None:
 @_with_settings
 def sync(config: Path | None, flags: dict[str, str]) -> None:
     """Finish starts and stops that a crash cut short; the running controller does so by itself."""
-    _controller(config, flags).sync()
+    _prepared(config, flags).sync()

@@ -17,7 +17,7 @@ from typing import Any
 
 from wxsup import faults, files, names, options, record, render
 from wxsup.environment import environment, path_of
-from wxsup.errors import ClientMissing, ClientUnknown, NoPid, RecordInvalid, StartFailed, WxsupError
+from wxsup.errors import ClientMissing, ClientUnknown, NoPid, ParameterRefused, RecordInvalid, StartFailed, WxsupError
 from wxsup.model import Client, Exit, State, Status, Want
 from wxsup.registry import Broken, Registry
 from wxsup.settings import Settings
@@ -49,7 +49,7 @@ class Controller:
             faults.point("start.claimed")
             known = self._registry.find(slug)
             status = self._supervisor.status(slug).get(slug)
-            if known and known.want is Want.UP and status and status.pid:
+            if known and known.want is Want.UP and status and status.pid and status.state is not State.STOPPING:
                 self._settle(known)
                 return {"code": 0, "status": "client already exists", **_entry(known, status)}
             if known and known.want is Want.GONE:
@@ -57,16 +57,23 @@ class Controller:
                 known = None
             client = self._record(name, slug, accepted, known)
             faults.point("start.recorded")
+            if known is None and status:
+                self._supervisor.stop(client)  # what runs without a record runs on a port that nobody knows
             status = self._launch(client, known)
             faults.point("start.settled")
         if not status.pid:
             raise NoPid(status.reason, client=name)
+        if ignored := sorted(accepted.keys() & set(options.WITHOUT_EFFECT)):
+            logger.info(
+                "parameters without effect", extra={"action": "start", "client": name, "names": ",".join(ignored)}
+            )
         logger.info("client started", extra={"action": "start", "client": name, "port": client.port, "pid": status.pid})
         return {"code": 0, "status": "success", **_entry(client, status)}
 
     def stop(self, name: str) -> dict[str, Any]:
         """Stop the client `name`, forget it, and return the entry that stop_client answers with; its session stays."""
         slug = _slug(name)
+        self._known(slug)
         with self._registry.claimed(slug, timeout=CLAIM_TIMEOUT):
             faults.point("stop.claimed")
             client = self._known(slug)
@@ -146,12 +153,25 @@ class Controller:
         """
         for client in self.clients():
             with self._registry.claimed(client.slug, timeout=CLAIM_TIMEOUT):
-                derived = self._derived(client)
+                derived = self._derived(self._still_allowed(client))
                 if derived != client or not self._registry.secret(client.slug):
                     self._registry.save(derived)
                 if derived.want is Want.UP:
                     for path, text in self._supervisor.render(derived).items():
-                        files.replace(path, text)
+                        if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
+                            files.replace(path, text)
+
+    def _still_allowed(self, client: Client) -> Client:
+        """Return `client` without the start parameters that the settings no longer allow."""
+        allowed: dict[str, str] = {}
+        for name, value in client.params.items():
+            try:
+                allowed |= options.accept({name: value}, post_api_allow=self._settings.post_api_allow)
+            except ParameterRefused as ex:
+                logger.warning(
+                    "parameter dropped", extra={"action": "refresh", "client": client.name, "reason": ex.status}
+                )
+        return dataclasses.replace(client, params=allowed)
 
     def _record(self, name: str, slug: str, params: Mapping[str, str], known: Client | None) -> Client:
         """Write the record of a start that is about to happen."""

@@ -50,7 +50,7 @@ class WxsupError(Exception):
     status = "failure"
 
     def __init__(self, reason: str = "", **fields: object) -> None:
-        super().__init__(reason or self.__doc__ or self.status)
+        super().__init__(reason or (self.status if "status" in vars(self) else self.__doc__) or self.status)
         self.reason = reason
         self.fields = fields
 
@@ -108,12 +108,12 @@ class ParameterRefused(WxsupError):
     code, http_status = 6, 400
 
     def __init__(self, name: str, reason: str = "") -> None:
-        super().__init__(reason)
         self.status = f"parameter not allowed: {name}"
+        super().__init__(reason)
 
 
 class SupervisorUnreachable(WxsupError):
-    """The supervisor could not be asked; nothing is known and nothing was changed."""
+    """The supervisor could not be asked; what had begun already is finished once it can be."""
 
     code, http_status, status = 7, 503, "supervisor unreachable"
 

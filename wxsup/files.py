@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,11 +23,15 @@ LOCK_RETRY = 0.02
 def private_directory(path: Path) -> Path:
     """Create `path` and its missing parents with mode 0700 and return it.
 
-    An existing directory keeps its mode: an operator may have opened it to a group.
+    An existing directory keeps its mode: an operator may have opened it to a group. Raises PermissionError for one in
+    which another user could replace what we write: neither ours nor root's, or open to all without the sticky bit.
     """
     if not path.is_dir():
         private_directory(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
+    found = path.stat()
+    if found.st_uid not in (os.geteuid(), 0) or (found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX):
+        raise PermissionError(errno.EPERM, "another user could change what is in this folder", str(path))
     return path
 
 

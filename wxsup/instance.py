@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import resource
@@ -27,6 +28,7 @@ from wxsup.values import Address
 READY_TIMEOUT = 30.0
 READY_POLL = 0.05
 LEFTOVER_TIMEOUT = 10.0
+RUNNING = "up.json"  # what the running instance was told on its command line, for commands beside it
 SOCKET_PATH_LIMIT = 107  # unix(7), less what supervisord appends while it binds
 SOCKET_PATH_SUFFIX = len(".4194304")
 
@@ -48,8 +50,12 @@ class Instance:
             patience = LEFTOVER_TIMEOUT if self._check_socket() else 0.0
             for address in (*self._settings.listen, *((self._settings.sandbox_listen,) if self._sandbox else ())):
                 _check_free(address, patience)
-            controller.refresh()
+            try:
+                controller.refresh()
+            except OSError as ex:
+                raise Refusal(f"the clients cannot be brought up to the settings: {ex}") from ex
             files.replace(self.config, self.render())
+            files.replace(self._settings.state_dir / RUNNING, json.dumps(dict(environment)))
             child = subprocess.Popen(
                 [_script("supervisord"), "-n", "-c", str(self.config)],
                 env={**os.environ, **environment},
@@ -102,6 +108,8 @@ class Instance:
             except FileNotFoundError:
                 return False
             except ConnectionRefusedError:
+                if not path.is_socket():
+                    raise Refusal(f"{path} is there already and is no socket") from None
                 path.unlink()
                 return True
         raise Refusal(
@@ -141,6 +149,17 @@ class Instance:
             else:
                 stop.wait(READY_POLL)
         return True
+
+
+def told_to(state_dir: Path) -> dict[str, str]:
+    """Return the variables that the instance on `state_dir` was started with, none if there was none."""
+    try:
+        told = json.loads((state_dir / RUNNING).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as ex:
+        raise Refusal(f"{state_dir / RUNNING}: {ex}") from ex
+    return dict(told)
 
 
 def sandbox_settings(settings: Settings) -> dict[str, str]:

@@ -6,6 +6,7 @@ valid as a file name, a supervisor program, a systemd instance (``%i``) and an X
 
 from __future__ import annotations
 
+import hmac
 import re
 import unicodedata
 
@@ -15,6 +16,8 @@ MAX_BYTES = 64
 
 #: The request header that carries the secret of the hop from the controller to a client.
 SECRET_HEADER = "X-Wxsup-Secret"
+#: The request header to which a client proves that it knows the secret, before it is told anything.
+CHALLENGE_HEADER = "X-Wxsup-Challenge"
 
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 _SLUG = re.compile(r"(?:[A-Za-z0-9_]|\.[0-9a-f]{2})(?:[A-Za-z0-9_-]|\.[0-9a-f]{2})*")
@@ -74,6 +77,11 @@ def slug_of(program_: str) -> str | None:
 def document_file(kind: str, slug_: str, suffix: str) -> str:
     """Return the document's file name, such as ``mojo_weixin_state_SLUG.json``."""
     return f"mojo_weixin_{kind}_{slug_}.{suffix}"
+
+
+def proof(secret: str, challenge: str) -> str:
+    """Return what only those who know `secret` can answer to `challenge` (RFC 2104)."""
+    return hmac.new(secret.encode(), f"wxclient {challenge}".encode(), "sha256").hexdigest()
 
 
 def process_title(name_: str) -> str:

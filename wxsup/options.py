@@ -44,7 +44,7 @@ class Ilink:
     ilink_allow_hosts: tuple[str, ...] = declare(
         "weixin.qq.com,qq.com",
         values.many(values.text),
-        "hosts, and domains above them, that a server reply may send us to",
+        "domains, with all hosts below them, that a server reply may send us to",
     )
     ilink_client_version: str = declare("2.4.9", values.version, "iLink client version that we declare")
     ilink_owner: str = declare(
@@ -85,7 +85,7 @@ class Options(Ilink):
         "10", values.integer(1, 1000), "login codes shown before the client parks", http=True
     )
     check_event_list_max_size: int = declare("20", values.integer(1, 1000), "events kept for check_event", http=True)
-    send_interval: float = declare("1", values.seconds(0, 3600), "least seconds between two sends", http=True)
+    send_interval: float = declare("1", values.seconds(0, 60), "least seconds between two sends", http=True)
     ilink_gate: str = declare(
         "strict", values.choice("strict", "try"), "refuse a send that WeChat's rules forbid, or try it", http=True
     )

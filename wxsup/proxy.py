@@ -5,7 +5,10 @@ Connections to clients are pooled per worker. A request that may have reached th
 
 from __future__ import annotations
 
+import hmac
 import http.client
+import json
+import secrets
 import select
 import socket
 import time
@@ -17,7 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from wxsup import names
-from wxsup.errors import ClientNotListening, ClientTimeout, ClientUnreachable, PollEnded, RequestBroken
+from wxsup.errors import ClientNotListening, ClientTimeout, ClientUnreachable, PollEnded, RequestBroken, WrongClient
 
 Address = tuple[str, int]
 Headers = list[tuple[str, str]]
@@ -74,7 +77,7 @@ class Proxy:
         held = environ["PATH_INFO"] in HELD
         if held and self._released:
             raise PollEnded
-        connection = self._connect(address, alive)
+        connection = self._connect(address, secret, alive)
         try:
             _send_head(connection, environ, secret)
             refused = _send_body(connection, environ)
@@ -134,7 +137,7 @@ class Proxy:
         finally:
             self._held.discard(connection)
 
-    def _connect(self, address: Address, alive: Callable[[], bool]) -> http.client.HTTPConnection:
+    def _connect(self, address: Address, secret: str, alive: Callable[[], bool]) -> http.client.HTTPConnection:
         while idle := self._idle[address]:
             since, connection = idle.pop()
             if time.monotonic() - since < IDLE_LIMIT and _open(connection):
@@ -155,6 +158,8 @@ class Proxy:
                     raise ClientNotListening(f"no port after {self._bind_timeout:g} s") from ex
                 time.sleep(BIND_RETRY)
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if secret:
+            _check_peer(connection, secret)
         connection.sock.settimeout(self._answer_timeout)
         return connection
 
@@ -179,10 +184,32 @@ class Proxy:
     def _release(
         self, address: Address, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
     ) -> None:
-        if response.will_close or len(self._idle[address]) >= POOL_SIZE:
+        idle, now = self._idle[address], time.monotonic()
+        while idle and now - idle[0][0] >= IDLE_LIMIT:  # the oldest are never asked for: the newest is taken first
+            idle.pop(0)[1].close()
+        if response.will_close or len(idle) >= POOL_SIZE:
             connection.close()
         else:
-            self._idle[address].append((time.monotonic(), connection))
+            idle.append((now, connection))
+
+
+def _check_peer(connection: http.client.HTTPConnection, secret: str) -> None:
+    """Have whoever listens there prove that it knows the secret: while a client is down anybody may take its port."""
+    challenge = secrets.token_hex(16)
+    try:
+        with _mapped():
+            connection.request("OPTIONS", "*", headers={names.CHALLENGE_HEADER: challenge})
+            response = connection.getresponse()
+            told = response.read(CHUNK)
+        shown = json.loads(told).get("proof", "") if response.status == 200 else ""
+        if not hmac.compare_digest(str(shown).encode(), names.proof(secret, challenge).encode()):
+            raise ValueError
+    except (ValueError, AttributeError) as ex:
+        connection.close()
+        raise WrongClient("another program listens at the port of this client") from ex
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _await(client: socket.socket, caller: socket.socket, timeout: float) -> None:

@@ -101,7 +101,7 @@ class Registry:
 
     def save(self, client: Client) -> None:
         """Write the record of `client`, in place of an older one, after its secret if it has none yet."""
-        if not self.secret_path(client.slug).exists():
+        if not self.secret(client.slug):
             files.replace(self.secret_path(client.slug), secrets.token_hex(32))
         files.replace(self.path(client.slug), record.dumps(client))
 
@@ -123,9 +123,12 @@ class Registry:
     @contextmanager
     def claimed(self, slug: str, *, timeout: float) -> Iterator[None]:
         """Keep every other process from working on this client; raise ClientBusy after `timeout` seconds."""
+        lock = self._locks / names.program(slug)
         try:
-            with files.locked(self._locks / names.program(slug), timeout=timeout):
+            with files.locked(lock, timeout=timeout):
                 yield
+                if not self.path(slug).exists():
+                    lock.unlink(missing_ok=True)  # whoever waits for it sees that it is gone (files.locked)
         except BlockingIOError as ex:
             raise ClientBusy("another start or stop of this client is under way") from ex
 
@@ -138,6 +141,7 @@ class Registry:
             if known is None or known[0] != mark:
                 known = self._known[path] = (mark, load(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
+            self._known.pop(path, None)
             return None
         except (OSError, UnicodeDecodeError, RecordInvalid) as ex:
             raise RecordInvalid(f"{path}: {ex}") from ex

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from wxsup import daemon, files
 from wxsup.settings import Settings
+
+if TYPE_CHECKING:
+    from wxsup.proxy import Proxy
 
 TITLE = "wxcontroller"
 KEEPALIVE = 75
@@ -35,6 +39,7 @@ class _Logger(Logger):  # type: ignore[misc]
 class _Server(BaseApplication):  # type: ignore[misc]
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._proxy: Proxy | None = None
         super().__init__()
 
     def load_config(self) -> None:
@@ -45,6 +50,8 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "worker_class": "wxsup.worker.Worker",
             "worker_connections": 10000,
             "keepalive": KEEPALIVE,
+            # A message of 2000 Chinese characters in a GET is 18 kB; the most that can be set otherwise is 8190 bytes.
+            "limit_request_line": 0,
             "graceful_timeout": GRACE,
             "logger_class": _Logger,
             "control_socket_disable": True,
@@ -71,7 +78,8 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
     def stopping(self) -> None:
         """Let those go who wait for something that may be long in coming; called by a worker that is to stop."""
-        self._proxy.release()
+        if self._proxy:  # else the worker is still booting
+            self._proxy.release()
 
     def _post_worker_init(self, worker: Any) -> None:
         import gevent
@@ -83,13 +91,17 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
     def _when_ready(self, arbiter: Any) -> None:
         # gunicorn's own pid file would refuse a start after a kill -9 whose pid somebody else has by now.
-        files.private_directory(self._settings.pid_path.parent)
-        files.replace(self._settings.pid_path, str(os.getpid()), durable=False)
+        try:
+            files.private_directory(self._settings.pid_path.parent)
+            files.replace(self._settings.pid_path, str(os.getpid()), durable=False)
+        except OSError as ex:
+            logger.error("pid file not written", extra={"action": "listen", "reason": str(ex)})
         addresses = ",".join(map(str, self._settings.listen))
         logger.info("controller listens", extra={"action": "listen", "addresses": addresses})
 
     def _on_exit(self, arbiter: Any) -> None:
-        self._settings.pid_path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._settings.pid_path.unlink(missing_ok=True)
 
 
 def _pre_fork(arbiter: Any, worker: Any) -> None:

@@ -136,8 +136,10 @@ def url(value: str) -> str:
     if not value:
         return ""
     parts = urlsplit(text(value))
-    if parts.scheme not in ("http", "https") or not parts.hostname or " " in value:
-        raise ValueError("it must be an http or https URL")
+    if parts.scheme not in ("http", "https") or not parts.hostname or " " in value or not value.isascii():
+        raise ValueError("it must be an http or https URL, in ASCII (%E4%BD%A0 and the like for the rest)")
+    if "@" in parts.netloc:
+        raise ValueError("it must not hold a user name or password")
     _ = parts.port  # raises ValueError by itself when it is not a number
     return value
 

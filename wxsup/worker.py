@@ -34,8 +34,12 @@ class Worker(GeventWorker):  # type: ignore[misc]
         super().handle_exit(sig, frame)
         self.app.stopping()
         for waiting in list(self._idle):
-            # What gunicorn takes for a caller that went away.
-            gevent.kill(waiting, NoMoreData())
+            gevent.get_hub().loop.run_callback(self._end, waiting)
+
+    def _end(self, waiting: Any) -> None:
+        """End a greenlet's wait, unless a request has come meanwhile, with what gunicorn takes for a caller gone."""
+        if waiting in self._idle:
+            waiting.throw(NoMoreData())
 
 
 class _Idle:

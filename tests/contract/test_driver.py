@@ -791,7 +791,7 @@ def test_sends_keep_their_distance(ilink_bench: Bench) -> None:
 
 
 def test_a_stop_ends_the_wait_of_a_send_which_then_costs_nothing(ilink_bench: Bench) -> None:
-    client = ilink_bench.talking(send_interval="3600")
+    client = ilink_bench.talking(send_interval="60")
     client.send("at once")
     bot, friend = client.driver.user()["id"], client.friend()
     with ThreadPoolExecutor() as pool:

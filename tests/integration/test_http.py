@@ -9,7 +9,7 @@ import re
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from tests.installation import Installation
 from tests.unit.upstream import Connection, Upstream
 
 HELD = 200
+
+Behind = Callable[[Callable[[Connection], None]], Upstream]
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +36,12 @@ def wx() -> Iterator[Installation]:
 
 
 @pytest.fixture
-def behind(wx: Installation) -> Iterator[tuple[str, int]]:
-    """A client `probe` whose process was stopped by an operator: name, and a port on which a test may listen."""
+def behind(wx: Installation) -> Iterator[Behind]:
+    """A client `probe` whose process was stopped by an operator, and in whose place a test may listen."""
     port = wx.json("start_client", client="probe")["port"]
     wx.supervisorctl("stop", "wxclient-probe")
-    yield "probe", port
+    secret = (wx.folder / "var/clients/wxclient-probe.secret").read_text()
+    yield lambda handler: Upstream(handler, port=port, secret=secret)
     wx.json("stop_client", client="probe")
 
 
@@ -115,6 +118,14 @@ def test_unencoded_chinese_in_the_address_means_what_it_says(wx: Installation) -
     assert wx.look("chat", user="anna")["messages"][-1]["text"] == "你好"
 
 
+def test_a_long_chinese_message_fits_into_an_address(wx: Installation) -> None:
+    text = "汉" * 2000
+    wx.phone("say", user="anna", text="tell me all")
+    eventually(lambda: wx.json("get_friend_info", client="a")[0]["sends_left"] == 10)
+    assert wx.json("send_friend_message", client="a", id="filehelper", content=text)["code"] == 0
+    assert wx.look("chat", user="anna")["messages"][-1]["text"] == text
+
+
 def test_a_form_sent_in_chunks_is_read(wx: Installation) -> None:
     reply = requests.post(
         f"{wx.url}/openwx/start_client",
@@ -126,6 +137,16 @@ def test_a_form_sent_in_chunks_is_read(wx: Installation) -> None:
     assert wx.json("stop_client", client="chunked")["code"] == 0
 
 
+def test_a_form_sent_in_chunks_reaches_a_client(wx: Installation) -> None:
+    reply = requests.post(
+        f"{wx.url}/openwx/search_friend?client=a",
+        data=iter([b"name=", b"owner"]),
+        headers={"Content-Type": "application/x-www-form-urlencoded"},
+        timeout=30,
+    ).json()
+    assert [friend["name"] for friend in reply] == ["owner"]
+
+
 def test_head_has_the_headers_of_get_and_no_body(wx: Installation) -> None:
     received = raw(wx, b"HEAD /openwx/check_client?client=a HTTP/1.1\r\n" + HOST + b"\r\n")
     head, _, body = received.partition(b"\r\n\r\n")
@@ -134,17 +155,16 @@ def test_head_has_the_headers_of_get_and_no_body(wx: Installation) -> None:
     assert body == b""
 
 
-def test_a_body_that_asks_first_is_asked_for(behind: tuple[str, int], wx: Installation) -> None:
-    name, port = behind
+def test_a_body_that_asks_first_is_asked_for(behind: Behind, wx: Installation) -> None:
 
     def echo(connection: Connection) -> None:
         request = connection.request()
         assert request
         connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(request.body) + request.body)
 
-    with Upstream(echo, port=port), socket.create_connection(("127.0.0.1", wx.port), 30) as caller:
+    with behind(echo), socket.create_connection(("127.0.0.1", wx.port), 30) as caller:
         caller.sendall(
-            f"POST /openwx/upload_media?client={name} HTTP/1.1\r\n".encode()
+            b"POST /openwx/upload_media?client=probe HTTP/1.1\r\n"
             + HOST
             + b"Expect: 100-continue\r\nContent-Length: 4\r\n\r\n"
         )
@@ -157,10 +177,7 @@ def test_a_body_that_asks_first_is_asked_for(behind: tuple[str, int], wx: Instal
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_large_body_passes_both_ways_in_bounded_memory(
-    behind: tuple[str, int], wx: Installation, chunked: bool
-) -> None:
-    name, port = behind
+def test_a_large_body_passes_both_ways_in_bounded_memory(behind: Behind, wx: Installation, chunked: bool) -> None:
     size = 64 * 1024 * 1024
     block = bytes(range(256)) * 256
 
@@ -172,10 +189,10 @@ def test_a_large_body_passes_both_ways_in_bounded_memory(
             connection.send(request.body[start : start + (1 << 20)])
 
     before = memory(wx)
-    with Upstream(mirror, port=port):
+    with behind(mirror):
         data: Any = (block for _ in range(size // len(block))) if chunked else block * (size // len(block))
         response = requests.post(
-            f"{wx.url}/openwx/upload_media", params={"client": name}, data=data, stream=True, timeout=60
+            f"{wx.url}/openwx/upload_media", params={"client": "probe"}, data=data, stream=True, timeout=60
         )
         total = sum(len(chunk) for chunk in response.iter_content(65536))
     assert total == size
@@ -193,23 +210,21 @@ def memory(wx: Installation) -> int:
     return max(peaks)
 
 
-def test_a_client_that_refuses_a_body_early_is_heard(behind: tuple[str, int], wx: Installation) -> None:
-    name, port = behind
+def test_a_client_that_refuses_a_body_early_is_heard(behind: Behind, wx: Installation) -> None:
 
     def refuse(connection: Connection) -> None:
         connection.head()
         connection.send(b"HTTP/1.1 413 Too Much\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
 
-    with Upstream(refuse, port=port):
+    with behind(refuse):
         response = requests.post(
-            f"{wx.url}/openwx/upload_media", params={"client": name}, data=b"x" * (8 * 1024 * 1024), timeout=30
+            f"{wx.url}/openwx/upload_media", params={"client": "probe"}, data=b"x" * (8 * 1024 * 1024), timeout=30
         )
     assert (response.status_code, response.content) == (413, b"no")
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_caller_that_hangs_up_releases_the_client(behind: tuple[str, int], wx: Installation, reset: bool) -> None:
-    name, port = behind
+def test_a_caller_that_hangs_up_releases_the_client(behind: Behind, wx: Installation, reset: bool) -> None:
     began, ended = threading.Event(), threading.Event()
 
     def hold(connection: Connection) -> None:
@@ -219,9 +234,9 @@ def test_a_caller_that_hangs_up_releases_the_client(behind: tuple[str, int], wx:
             assert connection.channel.recv(1) == b""
         ended.set()
 
-    with Upstream(hold, port=port):
+    with behind(hold):
         caller = socket.create_connection(("127.0.0.1", wx.port), 30)
-        caller.sendall(f"GET /openwx/check_event?client={name} HTTP/1.1\r\n".encode() + HOST + b"\r\n")
+        caller.sendall(b"GET /openwx/check_event?client=probe HTTP/1.1\r\n" + HOST + b"\r\n")
         assert began.wait(30)
         if reset:
             caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.deadline import eventually
 from tests.installation import Installation, alive, title
+from tests.unit.upstream import Upstream, reply, replying
 from wxsup import names, record
 from wxsup.names import SECRET_HEADER
 
@@ -173,6 +174,21 @@ def test_another_local_user_cannot_go_around_the_controller(wx: Installation) ->
     assert wx.state("hop")["state"] == "running"
     wx.json("stop_client", client="hop")
     assert not list((wx.folder / "var/clients").glob("*hop*"))
+
+
+def test_who_takes_the_port_of_a_client_that_is_down_learns_nothing(wx: Installation) -> None:
+    port = wx.json("start_client", client="down")["port"]
+    wx.supervisorctl("stop", "wxclient-down")
+    secret = (wx.folder / "var/clients/wxclient-down.secret").read_text()
+    with Upstream(replying(reply(b'{"code":0,"proof":"0"}')), port=port) as impostor:
+        response = wx.call("send_friend_message", {"client": "down", "id": "x", "content": "in confidence"})
+    assert (response.status_code, response.json()["code"]) == (502, 9)
+    assert "another program listens" in response.json()["reason"]
+    heard = repr(impostor.requests)
+    assert "OPTIONS *" in heard
+    assert "in confidence" not in heard
+    assert secret not in heard
+    wx.json("stop_client", client="down")
 
 
 def test_a_foreign_program_on_a_port_is_passed_over(wx: Installation) -> None:

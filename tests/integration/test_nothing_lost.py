@@ -106,6 +106,43 @@ def test_starts_and_stops_of_one_name_from_all_sides_end_well(wx: Installation) 
     assert alive(wx.until("x", "scaning")["pid"])
 
 
+def test_a_client_whose_record_was_deleted_starts_anew_on_the_port_that_it_says(wx: Installation) -> None:
+    first = start(wx, "orphan")
+    (wx.folder / "var/clients/wxclient-orphan.env").unlink()
+    again = start(wx, "orphan")
+    assert (again["code"], again["status"]) == (0, "success")
+    assert not alive(int(str(first["pid"])))
+    wx.until("orphan", "scaning")
+    assert wx.json("get_client_info", client="orphan")["pid"] == again["pid"]
+
+
+def test_a_start_while_an_operators_stop_is_under_way_starts(wx: Installation) -> None:
+    pid = int(str(start(wx, "slow")["pid"]))
+    wx.until("slow", "scaning")
+    os.kill(pid, signal.SIGSTOP)  # it will not heed the SIGTERM, and is killed in the end
+    stopping = subprocess.Popen(
+        [SCRIPTS / "supervisorctl", "-c", wx.folder / "var/supervisord.conf", "stop", "wxclient-slow"],
+        stdout=subprocess.DEVNULL,
+    )
+    eventually(lambda: wx.state("slow")["process"] == "stopping")
+    again = start(wx, "slow")
+    stopping.wait(30)
+    assert (again["code"], again["status"]) == (0, "success")
+    assert again["pid"] != pid
+    assert alive(wx.until("slow", "scaning")["pid"])
+
+
+def test_a_stop_leaves_no_file_behind_but_the_session(wx: Installation) -> None:
+    before = {path for path in (wx.folder / "var").rglob("*") if path.is_file()}
+    start(wx, "tidy")
+    wx.until("tidy", "scaning")
+    wx.json("stop_client", client="tidy")
+    wx.json("stop_client", client="never there")
+    after = {path for path in (wx.folder / "var").rglob("*") if path.is_file()}
+    assert {path.parent.name for path in after - before} <= {"tidy", "log"}
+    assert not [path for path in after - before if path.parent.parent.name == "run"]
+
+
 @pytest.mark.parametrize("content", [b"", b"garbage", b"WXCLIENT_RECORD=2\n", b"\xff\xfe", b"A='unclosed\n", None])
 def test_a_broken_record_is_reported_by_name_spoils_only_itself_and_is_kept(
     wx: Installation, content: bytes | None

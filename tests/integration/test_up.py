@@ -91,6 +91,30 @@ def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
     assert "too long for a unix socket" in refused(folder, f"--listen=127.0.0.1:{free_port()}")
 
 
+def test_a_file_in_the_place_of_the_socket_is_left_alone(short_path: Path) -> None:
+    (short_path / "mine").write_text("precious")
+    sentence = refused(short_path, f"--listen=127.0.0.1:{free_port()}", "--supervisord-socket=mine")
+    assert "is there already and is no socket" in sentence
+    assert (short_path / "mine").read_text() == "precious"
+
+
+def test_a_pid_file_that_cannot_be_written_stops_nobody(short_path: Path) -> None:
+    with Installation(short_path, pid_path="/proc/nonexistent/pid") as wx:
+        assert wx.json("check_client")["code"] == 0
+        assert "pid file not written" in (short_path / "var/log/wxcontroller.log").read_text()
+
+
+def test_commands_beside_a_running_instance_know_its_settings(wx: Installation) -> None:
+    done = subprocess.run(
+        [SCRIPTS / "wxsup", "render", "beside"], cwd=wx.folder, capture_output=True, text=True, check=True
+    )
+    assert f"MOJO_WEIXIN_ILINK_BASE={wx.sandbox_url}" in done.stdout
+    refusal = subprocess.run(
+        [SCRIPTS / "wxsup", "start", "beside", "foo=1"], cwd=wx.folder, capture_output=True, text=True, check=False
+    )
+    assert (refusal.returncode, refusal.stderr.strip()) == (1, "Error: parameter not allowed: foo")
+
+
 def test_a_bad_setting_is_a_usage_error_that_names_its_source(short_path: Path) -> None:
     (short_path / "wxsup.toml").write_text("max_clients = 0\n")
     done = subprocess.run([SCRIPTS / "wxsup", "up"], cwd=short_path, capture_output=True, text=True, check=False)

@@ -12,7 +12,7 @@ HOST = "127.0.0.1:2000"
 
 @pytest.fixture
 def api(world: World) -> TestClient:
-    return TestClient(create_app(world.controller, Proxy(), trusted_hosts=["wx.example.com"]))
+    return TestClient(create_app(world.controller, Proxy(), trusted_hosts=["Wx.Example.com"]))
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,7 @@ def api(world: World) -> TestClient:
         {"Host": HOST, "Sec-Fetch-Site": "same-origin", "Origin": f"http://{HOST}"},
         {"Host": HOST, "Sec-Fetch-Site": "none"},
         {"Host": "wx.example.com", "Origin": "https://wx.example.com"},
+        {"Host": "WX.example.com", "Referer": "https://WX.example.com/page"},
     ],
     ids=str,
 )
@@ -40,6 +41,7 @@ def test_programs_and_pages_of_our_own_may_call(api: TestClient, headers: dict[s
         pytest.param({"Host": HOST, "Sec-Fetch-Site": "cross-site"}, id="an image in a foreign page"),
         pytest.param({"Host": HOST, "Sec-Fetch-Site": "same-site"}, id="a page on another port of this machine"),
         pytest.param({"Host": HOST, "Origin": "http://evil.example"}, id="a form in a foreign page"),
+        pytest.param({"Host": HOST, "Referer": "http://evil.example/page"}, id="an image, in an old browser"),
         pytest.param({"Host": HOST, "Origin": "null"}, id="a sandboxed frame"),
         pytest.param({"Host": HOST, "Origin": f"http://{HOST}.evil.example"}, id="an origin that begins like ours"),
         pytest.param({"Host": "evil.example:2000"}, id="a name that was pointed at us"),

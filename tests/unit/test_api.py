@@ -12,7 +12,7 @@ from falcon.testing import Result, TestClient
 from tests.deadline import TIMEOUT
 from tests.ports import free_port
 from tests.unit.conftest import HOSTILE_NAMES, MakeWorld, World
-from tests.unit.upstream import Connection, Upstream, reply, replying
+from tests.unit.upstream import Connection, Handler, Upstream, reply, replying
 from wxsup.api import FORM, FORM_LIMIT, MAX_FIELDS, create_app
 from wxsup.controller import Controller
 from wxsup.proxy import Proxy
@@ -50,7 +50,13 @@ def form(api: TestClient, call: str, body: bytes | str, content_type: str = FORM
 
 def served(world: World, name: str, answer: bytes) -> Upstream:
     """Return a server on the port of the client `name`, to be entered, that answers each call with `answer`."""
-    return Upstream(replying(answer), port=world.record(name).port)
+    return handled(world, name, replying(answer))
+
+
+def handled(world: World, name: str, handler: Handler) -> Upstream:
+    """Return a server on the port of the client `name`, to be entered, that does what `handler` does."""
+    client = world.record(name)
+    return Upstream(handler, port=client.port, secret=world.registry.secret(client.slug))
 
 
 # Replies
@@ -380,7 +386,7 @@ def test_an_answer_without_a_reason_or_headers_passes(api: TestClient, world: Wo
         connection.send(b"HTTP/1.1 200\r\nConnection: close\r\n\r\nok")
 
     get(api, "start_client", "client=a")
-    with Upstream(handle, port=world.record("a").port):
+    with handled(world, "a", handle):
         result = get(api, "x", "client=a")
     assert (result.status_code, result.content) == (200, b"ok")
 
@@ -413,7 +419,7 @@ def test_a_slow_client_is_a_504_with_code_9(world: World) -> None:
 
     api = caller(world.controller, Proxy(answer_timeout=0.1))
     get(api, "start_client", "client=a")
-    with Upstream(silent, port=world.record("a").port):
+    with handled(world, "a", silent):
         result = get(api, "x", "client=a")
     assert (result.status_code, result.json["code"], result.json["status"]) == (504, 9, "client unreachable")
 

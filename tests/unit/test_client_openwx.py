@@ -33,6 +33,7 @@ LOGGED_IN = ["get_user_info", "get_friend_info", "search_friend", "send_friend_m
 class Remembering(Driver):
     """A driver of an account with two friends, that remembers what it was told to do."""
 
+    name = "remembering"
     capabilities = ("text",)
 
     def __init__(self) -> None:

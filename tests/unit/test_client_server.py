@@ -102,9 +102,11 @@ def test_unencoded_utf8_in_the_query_arrives_as_it_was_sent() -> None:
         ("Content-Length: ²", 400),
         ("Content-Length: " + "9" * 5000, 400),
         (f"Content-Length: {module.BODY_LIMIT + 1}", 413),
-        ("Transfer-Encoding: chunked", 411),
+        ("Transfer-Encoding: gzip, chunked", 400),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 3", 400),
+        ("Content-Length: 3\r\nContent-Length: 4", 400),
     ],
-    ids=["letters", "negative", "superscript", "endless", "too long", "chunked"],
+    ids=["letters", "negative", "superscript", "endless", "too long", "another coding", "both", "two lengths"],
 )
 def test_a_bad_length_is_refused_and_the_connection_closed(headers: str, status: int) -> None:
     seen = Seen()
@@ -120,6 +122,45 @@ def test_a_body_of_the_greatest_length_is_taken() -> None:
     with serving(seen) as address:
         assert ask(address, "POST", "/x", b"x" * module.BODY_LIMIT)[0] == 200
     assert len(seen[0].form) == module.BODY_LIMIT
+
+
+def test_a_chunked_body_is_taken_and_the_connection_goes_on() -> None:
+    seen = Seen()
+    request = (
+        b"POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3;ext=1\r\nabc\r\nA\r\n0123456789\r\n0\r\nT: x\r\n\r\n"
+    )
+    with serving(seen) as address:
+        raw(address, request + b"GET /next HTTP/1.1\r\nConnection: close\r\n\r\n")
+    assert [(found.path, found.form) for found in seen] == [("/x", b"abc0123456789"), ("/next", b"")]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "status"),
+    [
+        (b"zz\r\n", 400),
+        (b"-1\r\n", 400),
+        (b"3\nabc\r\n0\r\n\r\n", 400),
+        (b"2\r\nabc\r\n0\r\n\r\n", 400),
+        (b"f" * 5000, 400),
+        (b"FFFFFFFF\r\n", 413),
+        (b"80000\r\n" + b"x" * 0x80000 + b"\r\n80001\r\n", 413),
+    ],
+    ids=["letters", "negative", "bare line feed", "longer than it says", "endless", "too long", "too long together"],
+)
+def test_bad_chunks_are_refused_and_the_connection_closed(chunks: bytes, status: int) -> None:
+    seen = Seen()
+    with serving(seen) as address:
+        answer = raw(address, b"POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert not seen
+
+
+def test_a_chunked_body_that_breaks_off_is_never_acted_upon() -> None:
+    seen = Seen()
+    half = b"POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"
+    with serving(seen) as address:
+        assert raw(address, half, half_close=True) == b""
+    assert not seen
 
 
 def test_a_body_that_breaks_off_is_never_acted_upon() -> None:

@@ -225,3 +225,19 @@ def test_a_lock_file_that_its_holder_deleted_is_not_taken_for_the_lock(tmp_path:
 def test_a_lock_file_is_private(tmp_path: Path) -> None:
     with files.locked(tmp_path / "lock", timeout=0) as descriptor:
         assert os.fstat(descriptor).st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a folder away needs root")
+@pytest.mark.parametrize(("owner", "mode"), [(65534, 0o700), (0, 0o777)])
+def test_a_folder_in_which_others_could_replace_our_files_is_refused(tmp_path: Path, owner: int, mode: int) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    os.chown(folder, owner, owner)
+    folder.chmod(mode)
+    with pytest.raises(PermissionError, match="another user"):
+        files.private_directory(folder)
+
+
+def test_a_folder_like_tmp_is_taken(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    assert files.private_directory(tmp_path) == tmp_path

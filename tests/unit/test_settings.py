@@ -68,7 +68,7 @@ def test_systemd_names_the_folders_and_all_others_can_overrule_it() -> None:
         ("listen = ['127.0.0.1:1', '[::1]:1']", "listen", (Address("127.0.0.1", 1), Address("::1", 1))),
         ("log_path = '/var/log/wx'", "log_path", Path("/var/log/wx")),
         ("log_path = ''", "log_path", None),
-        ("ilink_base = 'http://微信.example/'", "ilink_base", "http://微信.example/"),
+        ("trusted_hosts = '微信.example'", "trusted_hosts", ("微信.example",)),
     ],
 )
 def test_the_file_may_use_the_types_of_toml(line: str, name: str, expected: object) -> None:

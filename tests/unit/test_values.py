@@ -246,3 +246,9 @@ def test_a_pattern_must_match_the_whole(allowed: str, value: str, expected: bool
 def test_every_declared_field_has_help() -> None:
     tables: list[Any] = [Options, Settings]
     assert [item.name for table in tables for item in fields(table) if not item.metadata["help"]] == []
+
+
+@pytest.mark.parametrize("url", ["http://user:pw@host/", "http://host/路径", "http://微信.example/"])
+def test_a_url_that_could_never_be_called_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="it must"):
+        values.url(url)

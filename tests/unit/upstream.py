@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
+
+from wxsup import names
 
 TIMEOUT = 20.0
 
@@ -38,7 +41,15 @@ class Connection:
         self._file = channel.makefile("rb")
 
     def head(self) -> Request | None:
-        """Read a request up to its body; None when the other side closed instead."""
+        """Read a request up to its body; None when the other side closed instead. Proves who we are when asked to."""
+        found = self._head()
+        while found and self._server.secret and (challenge := found.all(names.CHALLENGE_HEADER)):
+            told = names.proof(self._server.secret, challenge[0])
+            self.send(reply(json.dumps({"proof": told}).encode()))
+            found = self._head()
+        return found
+
+    def _head(self) -> Request | None:
         line = self._line()
         if not line:
             return None
@@ -102,7 +113,8 @@ def reply(body: bytes = b"ok", *, status: str = "200 OK", headers: tuple[str, ..
 class Upstream:
     """Serves each connection with `handler` in a thread; closes it when the handler returns."""
 
-    def __init__(self, handler: Handler, *, port: int = 0) -> None:
+    def __init__(self, handler: Handler, *, port: int = 0, secret: str = "") -> None:
+        self.secret = secret
         self.requests: list[Request] = []
         self.connections: list[Connection] = []
         self.defects: list[BaseException] = []

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
-from wxsup import __version__
+from wxsup import __version__, names
 from wxsup.client.drivers import Driver
 from wxsup.client.events import Events, as_list
 from wxsup.client.server import Reply, Request
@@ -80,7 +80,7 @@ class Openwx:
         self._state = state
         self._driver = driver
         self._events = events
-        self._secret = secret.encode()
+        self._secret = secret
         self._stop = stop
         self._started = time.time()
         self._calls: dict[str, Callable[[Parameters], Any]] = {
@@ -98,7 +98,9 @@ class Openwx:
         """Answer one request; what goes wrong becomes the documented JSON."""
         name = request.path.removeprefix("/openwx/")
         try:
-            if self._secret and not hmac.compare_digest(request.secret.encode("utf-8", "replace"), self._secret):
+            if request.method == "OPTIONS" and self._secret:
+                return _json({"proof": names.proof(self._secret, request.challenge)})
+            if self._secret and not hmac.compare_digest(_bytes(request.secret), _bytes(self._secret)):
                 raise Unauthorized
             if not request.path.startswith("/openwx/") or request.method not in ("GET", "HEAD", "POST"):
                 raise ApiNotFound
@@ -170,6 +172,7 @@ class Openwx:
             "log_encoding": None,
             "log_path": "",
             "log_level": self._options.log_level,
+            "driver": self._driver.name,
             "state": self._state.current.value,
             "capabilities": list(self._driver.capabilities),
             **{name: self._state.detail(name) for name in ("last_poll_at", "last_inbound_at")},
@@ -187,6 +190,10 @@ class Openwx:
             "runtime": int(time.time() - self._started),
             "status": f"success, client({os.getpid()}) will stop in {STOP_DELAY:g} seconds",
         }
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "replace")
 
 
 def _matches(friend: dict[str, Any], wanted: Parameters) -> bool:

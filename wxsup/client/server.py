@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 IDLE_TIMEOUT = 75.0  # more than a proxy in front keeps an idle connection
 BODY_LIMIT = 1024 * 1024
+LINE_LIMIT = 1024
+TRAILERS = 16
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Request:
     query: str = ""
     form: bytes = b""
     secret: str = ""
+    challenge: str = ""
     still_there: Callable[[], bool] = field(default=lambda: True)
 
 
@@ -111,6 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
                 parts.query,
                 body,
                 self.headers.get(names.SECRET_HEADER, ""),
+                self.headers.get(names.CHALLENGE_HEADER, ""),
                 self._still_there,
             )
         )
@@ -124,23 +128,48 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_HEAD = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = _serve
 
     def _body(self) -> bytes | None:
-        """Read the body; refuse one that is too long or does not say how long it is, drop one that breaks off."""
-        length = self.headers.get("Content-Length", "0")
-        problem = None
-        if self.headers.get("Transfer-Encoding"):
-            problem = 411
-        elif not re.fullmatch(r"[0-9]{1,12}", length, re.ASCII):
-            problem = 400
-        elif int(length) > BODY_LIMIT:
-            problem = 413
-        if problem:
-            self._refuse(problem)
-            return None
-        body = self.rfile.read(int(length))
-        if len(body) < int(length):
+        """Read the body; None, and the connection is of no further use, when it is refused or breaks off."""
+        lengths, coding = self.headers.get_all("Content-Length", ["0"]), self.headers.get("Transfer-Encoding")
+        try:
+            if coding is None:
+                (length,) = lengths
+                return self._exactly(_number(length, 10))
+            if coding.lower() != "chunked" or "Content-Length" in self.headers:
+                raise ValueError
+            return self._chunks()
+        except OverflowError:
+            self._refuse(413)
+        except ValueError:
+            self._refuse(400)
+        except EOFError:
             self.close_connection = True
-            return None
-        return body
+        return None
+
+    def _chunks(self) -> bytes:
+        """Read a chunked body and forget its trailers (RFC 9112 7.1)."""
+        body = bytearray()
+        while size := _number(self._line().partition(";")[0].strip(), 16):
+            body += self._exactly(size, already=len(body))
+            if self._line():
+                raise ValueError
+        for _ in range(TRAILERS):
+            if not self._line():
+                return bytes(body)
+        raise ValueError
+
+    def _exactly(self, size: int, *, already: int = 0) -> bytes:
+        if already + size > BODY_LIMIT:
+            raise OverflowError
+        found = self.rfile.read(size)
+        if len(found) < size:
+            raise EOFError
+        return found
+
+    def _line(self) -> str:
+        line = self.rfile.readline(LINE_LIMIT)
+        if not line.endswith(b"\r\n"):
+            raise ValueError if len(line) == LINE_LIMIT or line.endswith(b"\n") else EOFError
+        return line[:-2].decode("latin-1")
 
     def _still_there(self) -> bool:
         """Tell whether the caller has not hung up (poll(2))."""
@@ -168,3 +197,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Log nothing here: requests carry message texts."""
+
+
+def _number(digits: str, base: int) -> int:
+    """Return a length or a chunk size; raise ValueError for what int() takes and HTTP does not, a sign or a blank."""
+    if not re.fullmatch(r"[0-9A-Fa-f]{1,12}", digits):
+        raise ValueError
+    return int(digits, base)

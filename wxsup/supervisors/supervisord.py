@@ -134,6 +134,8 @@ class Supervisord(Supervisor):
         answers: Any = batch()
         for answer in answers.results:
             if isinstance(answer, dict) and answer["faultCode"] not in (ALREADY_STARTED, ALREADY_ADDED):
+                if answer["faultCode"] == SHUTDOWN_STATE:
+                    raise SupervisorUnreachable("supervisord is shutting down")
                 info = _info(supervisor, program)
                 raise StartFailed((info and info["spawnerr"]) or answer["faultString"])
 

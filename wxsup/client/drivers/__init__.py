@@ -16,7 +16,8 @@ from wxsup.model import Exit
 class Driver(ABC):
     """One account; objects are those of openwx-api.md 2."""
 
-    #: What the driver can do, for get_client_info.
+    #: What it is called in start_client, and what it can do, for get_client_info.
+    name: str
     capabilities: tuple[str, ...] = ()
 
     @abstractmethod

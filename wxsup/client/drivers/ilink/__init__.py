@@ -33,12 +33,15 @@ logger = logging.getLogger(__name__)
 HOLD, HOLD_LEAST, HOLD_MOST = 35.0, 5.0, 120.0
 RETRY_FIRST, RETRY_MOST = 2.0, 30.0
 REVIVE_PAUSE, REVIVE_AGAIN = 2.0, 600.0
+POLL_FLOOR = 1.0
+PARKED = 3600.0
 OWNER_NAME = "owner"
 
 
 class Ilink(Driver):
     """One account on the bot channel; its only friends are those who have written to it."""
 
+    name = "ilink"
     capabilities = ("text",)
 
     def __init__(self, options: Options, state: LoginState, store: Store, events: Events, *, started: str) -> None:
@@ -71,6 +74,7 @@ class Ilink(Driver):
                     if self._options.ilink_on_lost == "exit":
                         return Exit.LOST
                     self._park()
+                    trusted = kept is not None
                     continue
                 if found != kept:
                     self._adopt(found)
@@ -134,10 +138,10 @@ class Ilink(Driver):
         self._insist("owner", lambda: self._meet_owner(current))
 
     def _park(self) -> None:
-        """Show no more codes until the process is started anew: nobody is there to scan them."""
+        """Show no more codes, since nobody is there to scan them; in an hour the old login is tried again."""
         logger.warning("nobody scanned; parked", extra={"action": "login", "codes": self._options.qrcode_count_max})
         self._state.enter(Login.SCANING, parked=True)
-        self._stopped.wait()
+        self._stopped.wait(PARKED)
 
     def _tell_code(self, path: Path, picture: bytes) -> None:
         self._events.event("input_qrcode", str(path), base64.encodebytes(picture).decode())
@@ -186,6 +190,7 @@ class Ilink(Driver):
         key = f"cursor:{current.bot_id}"
         cursor, hold, pause, errors = self._store.get(key), HOLD, 0.0, 0
         while not self._stopped.is_set():
+            asked = time.monotonic()
             try:
                 reply = self._wire.get_updates(current.base_url, current.token, cursor, hold)
             except TransportTimeout:
@@ -206,6 +211,8 @@ class Ilink(Driver):
             cursor = _text(reply.get("get_updates_buf")) or cursor
             received = messages.objects(reply.get("msgs"))
             self._insist("messages", functools.partial(self._keep, current, key, cursor, received))
+            if not received and time.monotonic() - asked < POLL_FLOOR:
+                self._stopped.wait(POLL_FLOOR)  # a server that does not hold its polls must not be flooded
 
     def _keep(self, current: Session, key: str, cursor: str, received: list[dict[str, Any]]) -> None:
         """Commit what was received together with the cursor that will acknowledge it."""

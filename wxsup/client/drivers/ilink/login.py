@@ -88,7 +88,9 @@ class QrLogin:
             self._digits_given.notify_all()
 
     def _show(self, old: Session | None, count: int) -> _Code | None:
-        """Fetch a code and draw it, trying again while the network or the disk fails us."""
+        """Fetch a code and draw it, trying again while the network or the disk fails us; the one before it is dead."""
+        self._options.qrcode_path.unlink(missing_ok=True)
+        self._state.note(qrcode_expires_at=None)
         pause = RETRY_FIRST
         while not self._stopped.is_set():
             try:

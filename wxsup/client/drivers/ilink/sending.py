@@ -6,7 +6,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from wxsup.client.drivers.ilink import messages
@@ -17,10 +18,12 @@ from wxsup.client.events import Events
 from wxsup.client.http import NotConnected, TransportError
 from wxsup.client.state import Login, LoginState
 from wxsup.client.store import Friend, Store
-from wxsup.errors import ContentRejected, DeliveryUnknown, NotLoggedIn, ObjectNotFound
+from wxsup.errors import ContentRejected, DeliveryUnknown, NotLoggedIn, ObjectNotFound, RateLimited
 from wxsup.options import Options
 
 logger = logging.getLogger(__name__)
+
+PATIENCE = 60.0  # to wait for one's turn, and again for the parts; the controller gives up after 150 s
 
 
 class Sender:
@@ -53,7 +56,9 @@ class Sender:
         if not content:
             raise ContentRejected("the content is empty")
         parts = messages.split(content, self._options.ilink_text_limit)
-        with self._turn:
+        if (len(parts) - 1) * self._options.send_interval > PATIENCE:
+            raise RateLimited("at send_interval so many parts would outlast their caller", retryable=False)
+        with self._in_turn():
             current = self._current()
             friend = self._store.friend(current.bot_id, receiver["id"])
             if friend is None:
@@ -98,6 +103,16 @@ class Sender:
         self._state.note(last_outbound_at=int(time.time()))
         logger.info("message sent", extra={"action": "send", "receiver": friend.id[:8]})
         return {"id": id_, "msg_id": id_, "message_id": message_id, "client_id": client_id, "delivery": "accepted"}
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """Wait for those before us, but not longer than the caller does: what it takes for failed is never sent."""
+        if not self._turn.acquire(timeout=PATIENCE):
+            raise RateLimited("others are being sent", retryable=True, retry_after=int(PATIENCE))
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def _space_out(self) -> None:
         wait = self._sent_at + self._options.send_interval - time.monotonic()
