@@ -244,14 +244,23 @@ def test_a_caller_that_hangs_up_releases_the_client(behind: Behind, wx: Installa
         assert ended.wait(30), "the client was left waiting"
 
 
-def test_a_message_that_comes_after_a_caller_hung_up_is_there_for_the_next(wx: Installation) -> None:
-    drain(wx)
+def hold(wx: Installation, count: int) -> list[socket.socket]:
+    """Open so many polls of the client `a` and wait until all of them are held there."""
+    callers = []
+    for _ in range(count):
+        callers.append(socket.create_connection(("127.0.0.1", wx.port), 30))
+        callers[-1].sendall(b"GET /openwx/check_event?client=a HTTP/1.1\r\n" + HOST + b"\r\n")
     port = wx.state("a")["port"]
-    caller = socket.create_connection(("127.0.0.1", wx.port), 30)
-    caller.sendall(b"GET /openwx/check_event?client=a HTTP/1.1\r\n" + HOST + b"\r\n")
-    held = eventually(lambda: connected(port), what="the held poll")
-    caller.close()
-    eventually(lambda: connected(port) < held, what="its end at the client")
+    eventually(lambda: connected(port) >= count, what="all polls held")
+    return callers
+
+
+def test_a_message_that_comes_after_callers_hung_up_is_there_for_the_next(wx: Installation) -> None:
+    drain(wx)
+    for caller in hold(wx, 50):
+        caller.close()
+    port = wx.state("a")["port"]
+    eventually(lambda: connected(port) < 25, what="their end at the client, but for idle connections")
     wx.phone("say", user="anna", text="after you left")
     eventually(lambda: "after you left" in [event.get("content") for event in wx.json("check_event", client="a")])
 
@@ -270,20 +279,14 @@ def connected(port: int) -> int:
 
 def test_other_calls_go_on_while_many_polls_are_held(wx: Installation) -> None:
     drain(wx)
-    held = []
-    port = wx.state("a")["port"]
+    held = hold(wx, HELD)
     try:
-        for _ in range(HELD):
-            caller = socket.create_connection(("127.0.0.1", wx.port), 30)
-            caller.sendall(b"GET /openwx/check_event?client=a HTTP/1.1\r\n" + HOST + b"\r\n")
-            held.append(caller)
-        eventually(lambda: connected(port) >= HELD, what="all polls held")
         connection = http.client.HTTPConnection("127.0.0.1", wx.port, timeout=10)
         for call in ("get_client_info", "check_client", "get_friend_info") * 5:
             connection.request("GET", f"/openwx/{call}?client=a")
             assert connection.getresponse().read()
         connection.close()
-        assert connected(port) >= HELD
+        assert connected(wx.state("a")["port"]) >= HELD
     finally:
         for caller in held:
             caller.close()

@@ -6,8 +6,9 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, urlencode
 
 import pytest
 import requests
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from tests.deadline import eventually
 from tests.installation import Installation, alive, title
 from tests.unit.upstream import Upstream, reply, replying
-from wxsup import names, record
+from wxsup import names, options, record
 from wxsup.names import SECRET_HEADER
 
 WORKING = {
@@ -109,6 +110,50 @@ def test_any_text_is_a_client_or_an_error_and_never_a_500(wx: Installation, name
         assert wx.state(name)["account"] == name
         assert wx.json("stop_client", client=name)["code"] == 0
     assert wx.json("check_client") == {"code": 0, "client": []}
+
+
+PARAMETER = st.sampled_from([item.name for item in fields(options.Options)] + list(options.WITHOUT_EFFECT)) | st.text(
+    min_size=1, max_size=20
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parameters=st.dictionaries(PARAMETER, st.text(max_size=20) | st.integers().map(str), max_size=3))
+def test_any_parameters_start_a_client_or_are_refused_and_never_a_500(
+    wx: Installation, parameters: dict[str, str]
+) -> None:
+    query = urlencode({"client": "fuzz", **parameters}, errors="replace")
+    response = requests.get(f"{wx.url}/openwx/start_client?{query}", timeout=60)
+    assert (response.status_code, response.json()["code"]) in ((200, 0), (400, 6), (400, 8))
+    if response.json()["code"] == 0:
+        kept = record.loads((wx.folder / "var/clients/wxclient-fuzz.env").read_text())
+        assert dict(kept.params) == dict(parse_qsl(query, keep_blank_values=True)[1:])
+        assert wx.json("stop_client", client="fuzz")["code"] == 0
+    assert wx.json("check_client") == {"code": 0, "client": []}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=200), keep=st.integers(0, 40), middle=st.booleans())
+def test_any_record_is_shown_or_reported_and_spoils_no_other(
+    wx: Installation, content: bytes, keep: int, middle: bool
+) -> None:
+    """A record cut off, or overwritten in the middle, as a broken disk or editor leaves it."""
+    wx.json("start_client", client="healthy")
+    lines = (wx.folder / "var/clients/wxclient-healthy.env").read_bytes().splitlines(keepends=True)
+    path = wx.folder / "var/clients/wxclient-fuzz.env"
+    path.write_bytes(b"".join(lines[:keep]) + content + (b"".join(lines[keep + 1 :]) if middle else b""))
+    try:
+        entries = {entry["account"]: entry for entry in wx.json("check_client")["client"]}
+        assert set(entries) == {"healthy", "fuzz"}
+        assert entries["healthy"]["process"] in ("starting", "running")
+        assert entries["fuzz"]["state"] == "unknown"
+        assert str(path) in entries["fuzz"]["error"]
+        for call in ("start_client", "stop_client", "get_user_info", "get_qrcode"):
+            response = wx.call(call, {"client": "fuzz"})
+            assert (response.status_code, response.json()["code"]) == (200, 3)
+        assert path.exists()
+    finally:
+        path.unlink()
 
 
 # openwx-api.md 15: each hole that the controller can close.
