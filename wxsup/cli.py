@@ -73,7 +73,10 @@ def up(config: Path | None, flags: dict[str, str], sandbox: bool) -> None:
         flags = {**sandbox_settings(loaded), **flags}
         loaded = settings.load(flags, config=config)
     daemon.set_up_logging(loaded.log_level)
-    environment = settings.as_environment(flags) | ({settings.CONFIG: str(config)} if config else {})
+    for name in flags:  # a command beside it may be called elsewhere
+        if isinstance(path := getattr(loaded, name), Path):
+            flags[name] = str(path)
+    environment = settings.as_environment(flags) | ({settings.CONFIG: str(config.absolute())} if config else {})
     Instance(loaded, sandbox=sandbox).run(environment, ready=lambda instance: _banner(loaded, instance.config, sandbox))
 
 

@@ -109,6 +109,14 @@ def test_commands_beside_a_running_instance_know_its_settings(wx: Installation) 
         [SCRIPTS / "wxsup", "render", "beside"], cwd=wx.folder, capture_output=True, text=True, check=True
     )
     assert f"MOJO_WEIXIN_ILINK_BASE={wx.sandbox_url}" in done.stdout
+    elsewhere = subprocess.run(
+        [SCRIPTS / "wxsup", "render", "beside", f"--state-dir={wx.folder}/var"],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert elsewhere.stdout == done.stdout
     refusal = subprocess.run(
         [SCRIPTS / "wxsup", "start", "beside", "foo=1"], cwd=wx.folder, capture_output=True, text=True, check=False
     )
