@@ -1,36 +1,27 @@
 """Forward one request to a client and stream the answer back (RFC 9110, RFC 9112).
 
-Connections to clients are pooled per worker. A request that may have reached the client is never sent twice.
+A request that may have reached the client is never sent twice.
 """
 
 from __future__ import annotations
 
-import hmac
 import http.client
-import json
-import secrets
 import select
 import socket
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from wxsup import names
-from wxsup.errors import ClientNotListening, ClientTimeout, ClientUnreachable, PollEnded, RequestBroken, WrongClient
+from wxsup.connections import BIND_TIMEOUT, Address, Connections, mapped
+from wxsup.errors import ClientUnreachable, PollEnded, RequestBroken
 
-Address = tuple[str, int]
 Headers = list[tuple[str, str]]
 
-CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 150.0  # long polls hold up to 120 s; every time-out on the way is 130 s at least
-BIND_TIMEOUT = 10.0  # a client that has just been started opens its port in this time
-BIND_RETRY = 0.05
-IDLE_LIMIT = 10.0  # well below the time after which a client closes an idle connection
-POOL_SIZE = 32
 CHUNK = 65536
 HELD = ("/openwx/check_event",)  # calls that a client holds until there is something to say
 
@@ -59,10 +50,9 @@ class Proxy:
 
     def __init__(self, *, answer_timeout: float = ANSWER_TIMEOUT, bind_timeout: float = BIND_TIMEOUT) -> None:
         self._answer_timeout = answer_timeout
-        self._bind_timeout = bind_timeout
+        self._connections = Connections(bind_timeout=bind_timeout)
         self._held: set[http.client.HTTPConnection] = set()
         self._released = False
-        self._idle: defaultdict[Address, list[tuple[float, http.client.HTTPConnection]]] = defaultdict(list)
 
     def forward(
         self, address: Address, environ: Mapping[str, Any], *, secret: str = "", alive: Callable[[], bool]
@@ -77,12 +67,13 @@ class Proxy:
         held = environ["PATH_INFO"] in HELD
         if held and self._released:
             raise PollEnded
-        connection = self._connect(address, secret, alive)
+        connection = self._connections.take(address, secret, alive)
+        connection.sock.settimeout(self._answer_timeout)
         try:
             _send_head(connection, environ, secret)
             refused = _send_body(connection, environ)
             response = self._response(connection, environ.get("gunicorn.socket"), held=held, refused=refused)
-            with _mapped():
+            with mapped():
                 small = response.length is not None and response.length <= CHUNK
                 content = response.read() if small else b""
         except BaseException:
@@ -91,14 +82,14 @@ class Proxy:
         headers = _end_to_end(response.getheaders())
         status = f"{response.status} {response.reason}"
         if small:
-            self._release(address, connection, response)
+            self._connections.give(connection, response)
             length: int | None = len(content)
             if environ["REQUEST_METHOD"] == "HEAD" or response.status in _BODILESS:
                 # Then a length is that of the body there would have been (RFC 9110, 8.6).
                 declared = response.getheader("Content-Length", "")
                 length = int(declared) if declared.isdecimal() else None
             return Answer(status, headers, length, [content] if content else [])
-        return Answer(status, headers, response.length, self._stream(address, connection, response))
+        return Answer(status, headers, response.length, self._stream(connection, response))
 
     def release(self) -> None:
         """End every held poll with PollEnded, now and from now on."""
@@ -109,10 +100,7 @@ class Proxy:
 
     def close(self) -> None:
         """Close the idle connections."""
-        for idle in self._idle.values():
-            while idle:
-                _, connection = idle.pop()
-                connection.close()
+        self._connections.close()
 
     def _response(
         self,
@@ -126,7 +114,7 @@ class Proxy:
         if held:
             self._held.add(connection)
         try:
-            with _mapped():
+            with mapped():
                 if caller is not None:
                     _await(connection.sock, caller, self._answer_timeout)
                 return connection.getresponse()
@@ -137,37 +125,9 @@ class Proxy:
         finally:
             self._held.discard(connection)
 
-    def _connect(self, address: Address, secret: str, alive: Callable[[], bool]) -> http.client.HTTPConnection:
-        while idle := self._idle[address]:
-            since, connection = idle.pop()
-            if time.monotonic() - since < IDLE_LIMIT and _open(connection):
-                return connection
-            connection.close()
-        deadline = time.monotonic() + self._bind_timeout
-        while True:
-            connection = http.client.HTTPConnection(*address, timeout=CONNECT_TIMEOUT)
-            try:
-                with _mapped():
-                    connection.connect()
-                    break
-            except ClientUnreachable as ex:
-                connection.close()
-                if not isinstance(ex.__cause__, ConnectionRefusedError) or not alive():
-                    raise
-                if time.monotonic() > deadline:
-                    raise ClientNotListening(f"no port after {self._bind_timeout:g} s") from ex
-                time.sleep(BIND_RETRY)
-        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if secret:
-            _check_peer(connection, secret)
-        connection.sock.settimeout(self._answer_timeout)
-        return connection
-
-    def _stream(
-        self, address: Address, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
-    ) -> Iterator[bytes]:
+    def _stream(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> Iterator[bytes]:
         def more() -> bytes:
-            with _mapped():
+            with mapped():
                 return response.read1(CHUNK)
 
         try:
@@ -179,37 +139,7 @@ class Proxy:
             raise
         finally:
             response.close()
-        self._release(address, connection, response)
-
-    def _release(
-        self, address: Address, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
-    ) -> None:
-        idle, now = self._idle[address], time.monotonic()
-        while idle and now - idle[0][0] >= IDLE_LIMIT:  # the oldest are never asked for: the newest is taken first
-            idle.pop(0)[1].close()
-        if response.will_close or len(idle) >= POOL_SIZE:
-            connection.close()
-        else:
-            idle.append((now, connection))
-
-
-def _check_peer(connection: http.client.HTTPConnection, secret: str) -> None:
-    """Have whoever listens there prove that it knows the secret: while a client is down anybody may take its port."""
-    challenge = secrets.token_hex(16)
-    try:
-        with _mapped():
-            connection.request("OPTIONS", "*", headers={names.CHALLENGE_HEADER: challenge})
-            response = connection.getresponse()
-            told = response.read(CHUNK)
-        shown = json.loads(told).get("proof", "") if response.status == 200 else ""
-        if not hmac.compare_digest(str(shown).encode(), names.proof(secret, challenge).encode()):
-            raise ValueError
-    except (ValueError, AttributeError) as ex:
-        connection.close()
-        raise WrongClient("another program listens at the port of this client") from ex
-    except BaseException:
-        connection.close()
-        raise
+        self._connections.give(connection, response)
 
 
 def _await(client: socket.socket, caller: socket.socket, timeout: float) -> None:
@@ -239,7 +169,7 @@ def _hung_up(caller: socket.socket) -> bool:
 def _send_head(connection: http.client.HTTPConnection, environ: Mapping[str, Any], secret: str) -> None:
     """Write the request line and the headers, as they came, and the secret."""
     chunked, length = _framing(environ)
-    with _mapped():
+    with mapped():
         connection.putrequest(environ["REQUEST_METHOD"], _target(environ), skip_accept_encoding=True)
         for name, value in _request_headers(environ):
             connection.putheader(name, value)
@@ -262,10 +192,10 @@ def _send_body(connection: http.client.HTTPConnection, environ: Mapping[str, Any
     try:
         while chunk := _read(body):
             sent += len(chunk)
-            with _mapped():
+            with mapped():
                 connection.send(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
         if chunked:
-            with _mapped():
+            with mapped():
                 connection.send(b"0\r\n\r\n")
     except ClientUnreachable as ex:
         return ex
@@ -314,29 +244,3 @@ def _end_to_end(headers: Headers) -> Headers:
         for name, value in headers
         if name.lower() not in _HOP_BY_HOP and name.lower() not in named and name.lower() != "content-length"
     ]
-
-
-def _open(connection: http.client.HTTPConnection) -> bool:
-    """Tell whether an idle connection is still usable: neither closed by the client nor with stray bytes on it."""
-    timeout = connection.sock.gettimeout()
-    connection.sock.settimeout(0)
-    try:
-        connection.sock.recv(1, socket.MSG_PEEK)
-    except (BlockingIOError, TimeoutError):
-        return True
-    except OSError:
-        return False
-    finally:
-        connection.sock.settimeout(timeout)
-    return False
-
-
-@contextmanager
-def _mapped() -> Iterator[None]:
-    """Turn what goes wrong on the way to the client into our errors, most specific first."""
-    try:
-        yield
-    except TimeoutError as ex:
-        raise ClientTimeout("the client did not answer in time") from ex
-    except (OSError, http.client.HTTPException) as ex:
-        raise ClientUnreachable(str(ex) or type(ex).__name__) from ex

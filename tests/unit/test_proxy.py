@@ -14,7 +14,7 @@ import pytest
 from tests.deadline import TIMEOUT, eventually
 from tests.ports import free_port
 from tests.unit.upstream import Connection, Handler, Upstream, reply, replying
-from wxsup import proxy
+from wxsup import connections
 from wxsup.errors import (
     ClientNotListening,
     ClientTimeout,
@@ -513,7 +513,7 @@ def test_an_idle_connection_with_stray_bytes_on_it_is_not_used(over: Proxy) -> N
 
 
 def test_an_old_idle_connection_is_not_used(over: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxy, "IDLE_LIMIT", 0.0)
+    monkeypatch.setattr(connections, "IDLE_LIMIT", 0.0)
     with Upstream(replying(reply())) as client:
         for _ in range(2):
             forward(over, client.address)
@@ -551,7 +551,7 @@ def test_callers_at_the_same_time_do_not_share_a_connection(over: Proxy) -> None
 
 
 def test_no_more_than_a_few_idle_connections_are_kept(over: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxy, "POOL_SIZE", 1)
+    monkeypatch.setattr(connections, "POOL_SIZE", 1)
     together = threading.Barrier(2)
 
     def handle(connection: Connection) -> None:
@@ -594,5 +594,5 @@ def test_small_packets_are_not_held_back(over: Proxy) -> None:
     """TCP_NODELAY: or a call with a body would wait for a delayed acknowledgement, 40 ms."""
     with Upstream(replying(reply())) as client:
         forward(over, client.address)
-        ((_, connection),) = over._idle[client.address]
+        ((_, connection),) = over._connections._idle[client.address]
         assert connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
