@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sysconfig
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -86,8 +85,7 @@ def _banner(loaded: Settings, config: Path, sandbox: bool) -> None:
     click.echo(f"  controller    {api}/openwx/...    log: {loaded.log_dir}/wxcontroller.log")
     if sandbox:
         click.echo(f"  sandbox       {loaded.sandbox_listen.url}/             a pretend WeChat with a phone page")
-    supervisorctl = Path(sysconfig.get_path("scripts")) / "supervisorctl"
-    click.echo(f"  supervisord   {supervisorctl} -c {config} status\n")
+    click.echo(f"  supervisord   {daemon.script('supervisorctl')} -c {config} status\n")
     click.echo("Next:")
     click.echo(f"  curl '{api}/openwx/start_client?client=demo'")
     if sandbox:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import sysconfig
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wxsup import faults, files, names, options, record, render
+from wxsup import daemon, faults, files, names, options, record, render
 from wxsup.environment import environment, path_of
 from wxsup.errors import ClientMissing, ClientUnknown, NoPid, ParameterRefused, RecordInvalid, StartFailed, WxsupError
 from wxsup.model import Client, Exit, State, Status, Want
@@ -288,7 +287,7 @@ def _supervisor(settings: Settings, registry: Registry) -> Supervisor:
             override=settings.template_path,
             program=names.program(client.slug),
             command=[
-                str(Path(sysconfig.get_path("scripts")) / "wxclient"),
+                daemon.script("wxclient"),
                 client.slug,
                 "--record",
                 str(registry.path(client.slug)),

@@ -50,6 +50,14 @@ def set_up_logging(level: str, path: Path | None = None) -> None:
     logging.getLogger("wxsup").setLevel(_LEVELS[level])
 
 
+def script(name: str) -> str:
+    """Return the path of a program that was installed with us, into a virtual environment, the system or a home."""
+    import sysconfig  # here: a client never needs it
+
+    folders = [Path(sysconfig.get_path("scripts")), Path(sysconfig.get_path("scripts", "posix_user"))]
+    return str(next((folder / name for folder in folders if (folder / name).exists()), folders[0] / name))
+
+
 def set_title(title: str) -> None:
     """Make ps(1) and top(1) show `title`."""
     import setproctitle

@@ -8,7 +8,6 @@ import pwd
 import resource
 import socket
 import subprocess
-import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -57,7 +56,7 @@ class Instance:
             files.replace(self.config, self.render())
             files.replace(self._settings.state_dir / RUNNING, json.dumps(dict(environment)))
             child = subprocess.Popen(
-                [_script("supervisord"), "-n", "-c", str(self.config)],
+                [daemon.script("supervisord"), "-n", "-c", str(self.config)],
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # a Ctrl-C is ours to pass on, once
@@ -85,8 +84,8 @@ class Instance:
             minfds=MINFDS if hard == resource.RLIM_INFINITY else min(MINFDS, hard),
             # Without it a supervisord that runs as root complains at every start.
             user=pwd.getpwuid(0).pw_name if os.geteuid() == 0 else "",
-            controller=[_script("wxsup"), "serve"],
-            sandbox=[_script("wxsup"), "sandbox"] if self._sandbox else [],
+            controller=[daemon.script("wxsup"), "serve"],
+            sandbox=[daemon.script("wxsup"), "sandbox"] if self._sandbox else [],
         )
 
     @contextmanager
@@ -169,10 +168,6 @@ def sandbox_settings(settings: Settings) -> dict[str, str]:
         "ilink_allow_hosts": settings.sandbox_listen.host,
         "ilink_filehelper": "owner",
     }
-
-
-def _script(name: str) -> str:
-    return str(Path(sysconfig.get_path("scripts")) / name)
 
 
 def _check_free(address: Address, patience: float) -> None:

@@ -222,3 +222,9 @@ def test_where_systemd_does_not_listen_nothing_happens(monkeypatch: pytest.Monke
     if address is not None:
         monkeypatch.setenv("NOTIFY_SOCKET", address)
     daemon.notify("READY=1")
+
+
+def test_a_program_that_was_installed_with_us_is_found() -> None:
+    found = Path(daemon.script("wxclient"))
+    assert found.name == "wxclient"
+    assert os.access(found, os.X_OK)
