@@ -27,7 +27,7 @@ def refuse_foreign_pages(environ: Mapping[str, Any], hosts: Collection[str] = ()
     if site not in OWN_SITES:
         raise Forbidden("a page of another site may not use the API")
     origin = environ.get("HTTP_ORIGIN")
-    referer = environ.get("HTTP_REFERER")
+    referer = environ.get("HTTP_REFERER") or None  # some programs send an empty one
     pages = [page.partition("://")[2].partition("/")[0] for page in (origin, referer) if page is not None]
     if any(page != authority for page in pages):
         raise Forbidden("a page of another origin may not use the API")

@@ -27,7 +27,7 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except SettingInvalid as ex:
             raise click.UsageError(str(ex)) from ex
-        except WxsupError as ex:
+        except (WxsupError, OSError) as ex:
             raise click.ClickException(str(ex)) from ex
 
 
@@ -71,6 +71,7 @@ def up(config: Path | None, flags: dict[str, str], sandbox: bool) -> None:
     if sandbox:
         flags = {**sandbox_settings(loaded), **flags}
         loaded = settings.load(flags, config=config)
+    config = settings.config_file(config)
     daemon.set_up_logging(loaded.log_level)
     for name in flags:  # a command beside it may be called elsewhere
         if isinstance(path := getattr(loaded, name), Path):
@@ -144,7 +145,8 @@ def _controller(config: Path | None, flags: dict[str, str]) -> Controller:
     from wxsup.instance import told_to
 
     loaded = settings.load(flags, config=config)
-    loaded = settings.load(flags, config=config, environment={**os.environ, **told_to(loaded.state_dir)})
+    if told := told_to(loaded.state_dir):
+        loaded = settings.load(flags, config=config, environment={**os.environ, **told})
     daemon.set_up_logging(loaded.log_level)
     return open_controller(loaded)
 

@@ -54,10 +54,11 @@ class Controller:
             if known and known.want is Want.GONE:
                 self._remove(known)
                 known = None
+            if known is None and status:
+                # What runs without a record runs on a port that nobody knows.
+                self._supervisor.stop(Client(name=name, slug=slug, port=0, driver=""))
             client = self._record(name, slug, accepted, known)
             faults.point("start.recorded")
-            if known is None and status:
-                self._supervisor.stop(client)  # what runs without a record runs on a port that nobody knows
             status = self._launch(client, known)
             faults.point("start.settled")
         if not status.pid:
@@ -150,15 +151,23 @@ class Controller:
 
         For the time before the supervisor itself is started: nothing runs yet.
         """
-        for client in self.clients():
-            with self._registry.claimed(client.slug, timeout=CLAIM_TIMEOUT):
-                derived = self._derived(self._still_allowed(client))
-                if derived != client or not self._registry.secret(client.slug):
-                    self._registry.save(derived)
-                if derived.want is Want.UP:
-                    for path, text in self._supervisor.render(derived).items():
-                        if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
-                            files.replace(path, text)
+        for slug in self._registry.slugs():
+            try:
+                with self._registry.claimed(slug, timeout=CLAIM_TIMEOUT):
+                    client = self._registry.find(slug)
+                    if client is not None:
+                        self._refresh(client)
+            except (WxsupError, OSError) as ex:  # it spoils only its own client, which goes on as it was
+                logger.warning("client not refreshed", extra={"action": "refresh", "client": slug, "reason": str(ex)})
+
+    def _refresh(self, client: Client) -> None:
+        derived = self._derived(self._still_allowed(client))
+        if derived != client or not self._registry.has_secret(client.slug):
+            self._registry.save(derived)
+        if derived.want is Want.UP:
+            for path, text in self._supervisor.render(derived).items():
+                if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
+                    files.replace(path, text)
 
     def _still_allowed(self, client: Client) -> Client:
         """Return `client` without the start parameters that the settings no longer allow."""

@@ -31,7 +31,9 @@ def private_directory(path: Path) -> Path:
         path.mkdir(mode=0o700, exist_ok=True)
     found = path.stat()
     if found.st_uid not in (os.geteuid(), 0) or (found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX):
-        raise PermissionError(errno.EPERM, "another user could change what is in this folder", str(path))
+        raise PermissionError(
+            errno.EPERM, "another user owns this folder or could change what is in it; run as its owner", str(path)
+        )
     return path
 
 

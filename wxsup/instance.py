@@ -20,14 +20,15 @@ from wxsup import daemon, files, render
 from wxsup.controller import open_controller
 from wxsup.deployment import MINFDS
 from wxsup.errors import Refusal, SupervisorUnreachable
-from wxsup.settings import Settings
+from wxsup.settings import ENVIRONMENT, Settings
 from wxsup.supervisors import supervisord
 from wxsup.values import Address
 
 READY_TIMEOUT = 30.0
 READY_POLL = 0.05
 LEFTOVER_TIMEOUT = 10.0
-RUNNING = "up.json"  # what the running instance was told on its command line, for commands beside it
+RUNNING = "up.json"  # the settings that the running instance was given, for commands beside it
+LOCK, LOCK_TIMEOUT = "up.lock", 0.5  # a command that looks whether it is held must not keep an instance from starting
 SOCKET_PATH_LIMIT = 107  # unix(7), less what supervisord appends while it binds
 SOCKET_PATH_SUFFIX = len(".4194304")
 
@@ -49,12 +50,10 @@ class Instance:
             patience = LEFTOVER_TIMEOUT if self._check_socket() else 0.0
             for address in (*self._settings.listen, *((self._settings.sandbox_listen,) if self._sandbox else ())):
                 _check_free(address, patience)
-            try:
-                controller.refresh()
-            except OSError as ex:
-                raise Refusal(f"the clients cannot be brought up to the settings: {ex}") from ex
+            controller.refresh()
             files.replace(self.config, self.render())
-            files.replace(self._settings.state_dir / RUNNING, json.dumps(dict(environment)))
+            told = {name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT)}
+            files.replace(self._settings.state_dir / RUNNING, json.dumps({**told, **environment}))
             child = subprocess.Popen(
                 [daemon.script("supervisord"), "-n", "-c", str(self.config)],
                 env={**os.environ, **environment},
@@ -67,6 +66,7 @@ class Instance:
             if self._wait_ready(child, stop):
                 ready(self)
             status = self._watch(child, stop)
+            files.remove(self._settings.state_dir / RUNNING)
         if status not in (0, -15):
             raise Refusal(f"supervisord ended with status {status}; see {self._settings.log_dir}/supervisord.log")
 
@@ -91,7 +91,7 @@ class Instance:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         try:
-            with files.locked(self._settings.state_dir / "up.lock", timeout=0):
+            with files.locked(self._settings.state_dir / LOCK, timeout=LOCK_TIMEOUT):
                 yield
         except BlockingIOError as ex:
             raise Refusal(f"another wxsup up runs on {self._settings.state_dir} already") from ex
@@ -151,14 +151,19 @@ class Instance:
 
 
 def told_to(state_dir: Path) -> dict[str, str]:
-    """Return the variables that the instance on `state_dir` was started with, none if there was none."""
-    try:
-        told = json.loads((state_dir / RUNNING).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    """Return the variables that the instance which runs on `state_dir` was given, none if none runs."""
+    path = state_dir / RUNNING
+    if not path.exists():
         return {}
+    with suppress(BlockingIOError), files.locked(state_dir / LOCK, timeout=0):
+        return {}  # left by one that was killed
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(told, dict) or not all(isinstance(value, str) for value in told.values()):
+            raise ValueError("it is not an object of strings")
     except (OSError, ValueError) as ex:
-        raise Refusal(f"{state_dir / RUNNING}: {ex}") from ex
-    return dict(told)
+        raise Refusal(f"{path}: {ex}") from ex
+    return told
 
 
 def sandbox_settings(settings: Settings) -> dict[str, str]:

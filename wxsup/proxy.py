@@ -31,7 +31,7 @@ _ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _HOP_BY_HOP = frozenset(
     "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
     "upgrade expect host".split()
-    + [names.SECRET_HEADER.lower()]
+    + [names.SECRET_HEADER.lower(), names.CHALLENGE_HEADER.lower()]
 )
 
 

@@ -7,6 +7,7 @@ the whole of a start, stop or sync of that client; the controller takes it. Lock
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 from collections.abc import Callable, Iterator
@@ -66,8 +67,18 @@ class Registry:
         return self.folder / f"{names.program(slug)}.secret"
 
     def secret(self, slug: str) -> str:
-        """Return the secret of the hop to this client, "" if there is none; raise RecordInvalid if unreadable."""
-        return self._read(self.secret_path(slug), str.strip) or ""
+        """Return the secret of the hop to this client; raise RecordInvalid if there is none that could be one."""
+        found = self._read(self.secret_path(slug), _secret)
+        if found is None:
+            raise RecordInvalid(f"{self.secret_path(slug)} is missing; stop and start the client")
+        return found
+
+    def has_secret(self, slug: str) -> bool:
+        """Tell whether this client has a secret that could be one."""
+        try:
+            return bool(self.secret(slug))
+        except RecordInvalid:
+            return False
 
     def slugs(self) -> list[str]:
         """Return the slugs of all records, in order."""
@@ -101,7 +112,7 @@ class Registry:
 
     def save(self, client: Client) -> None:
         """Write the record of `client`, in place of an older one, after its secret if it has none yet."""
-        if not self.secret(client.slug):
+        if not self.has_secret(client.slug):
             files.replace(self.secret_path(client.slug), secrets.token_hex(32))
         files.replace(self.path(client.slug), record.dumps(client))
 
@@ -146,6 +157,12 @@ class Registry:
         except (OSError, UnicodeDecodeError, RecordInvalid) as ex:
             raise RecordInvalid(f"{path}: {ex}") from ex
         return cast(Kept, known[1])
+
+
+def _secret(text: str) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise RecordInvalid("it is no secret of ours")
+    return text
 
 
 def _free(port: int) -> bool:

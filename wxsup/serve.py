@@ -12,6 +12,7 @@ from gunicorn.glogging import Logger
 
 from wxsup import daemon, files
 from wxsup.settings import Settings
+from wxsup.worker import REQUEST_LINE_LIMIT
 
 if TYPE_CHECKING:
     from wxsup.proxy import Proxy
@@ -50,8 +51,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "worker_class": "wxsup.worker.Worker",
             "worker_connections": 10000,
             "keepalive": KEEPALIVE,
-            # A message of 2000 Chinese characters in a GET is 18 kB; the most that can be set otherwise is 8190 bytes.
-            "limit_request_line": 0,
+            "limit_request_line": REQUEST_LINE_LIMIT,
             "graceful_timeout": GRACE,
             "logger_class": _Logger,
             "control_socket_disable": True,

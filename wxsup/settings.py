@@ -113,9 +113,15 @@ def _from_systemd(environment: Mapping[str, str]) -> dict[str, str]:
     return {names[name]: environment[name] for name in names if name in environment}
 
 
-def _from_file(config: Path | None, environment: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
+def config_file(config: Path | None, environment: Mapping[str, str] | None = None) -> Path | None:
+    """Return the settings file in force: `config`, what WXSUP_CONFIG names, ./wxsup.toml, /etc/wxsup/wxsup.toml."""
+    environment = os.environ if environment is None else environment
     named = config or (Path(environment[CONFIG]) if CONFIG in environment else None)
-    path = named or next((path for path in CONFIG_FILES if path.is_file()), None)
+    return named or next((path for path in CONFIG_FILES if path.is_file()), None)
+
+
+def _from_file(config: Path | None, environment: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
+    path = config_file(config, environment)
     if path is None:
         return []
     try:

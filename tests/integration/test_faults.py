@@ -124,6 +124,17 @@ def test_kill_9_of_supervisord(wx: Installation, verb: str, fault: str) -> None:
     walk(wx, verb, fault, str(wx.folder / "var/run/supervisord.pid"), running=running)
 
 
+def test_kill_9_of_the_controller_in_the_start_of_a_client_whose_record_was_deleted(wx: Installation) -> None:
+    wx.json("start_client", client="orphan")
+    wx.until("orphan", "scaning")
+    (wx.folder / "var/clients/wxclient-orphan.env").unlink()
+    assert command(wx, "start", "orphan", "start.recorded", "self") == -9
+    eventually(lambda: not unfinished(wx), what="the end of what was cut short")
+    wx.until("orphan", "scaning")
+    assert wx.json("get_client_info", client="orphan")["code"] == 0, "the port in the record is the one it listens on"
+    settled(wx, "orphan", running=True)
+
+
 @pytest.mark.parametrize(
     ("verb", "fault"),
     [("start", "start.spawned"), ("start", "start.settled"), ("stop", "stop.claimed"), ("stop", "stop.marked")],

@@ -126,6 +126,18 @@ def test_a_long_chinese_message_fits_into_an_address(wx: Installation) -> None:
     assert wx.look("chat", user="anna")["messages"][-1]["text"] == text
 
 
+def test_an_endless_address_is_refused_and_keeps_nobody_else_waiting(wx: Installation) -> None:
+    with socket.create_connection(("127.0.0.1", wx.port), 30) as caller:
+        caller.sendall(b"GET /" + b"a" * 70_000)
+        assert answers(caller.recv(65536)) == [414]
+    assert wx.json("check_client", client="a")["code"] == 0
+
+
+def test_a_challenge_of_a_caller_is_not_answered(wx: Installation) -> None:
+    response = requests.options(f"{wx.url}/openwx/x?client=a", headers={"X-Wxsup-Challenge": "abc"}, timeout=30)
+    assert (response.status_code, response.json()["code"]) == (403, -1)
+
+
 def test_a_form_sent_in_chunks_is_read(wx: Installation) -> None:
     reply = requests.post(
         f"{wx.url}/openwx/start_client",

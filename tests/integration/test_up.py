@@ -117,6 +117,8 @@ def test_commands_beside_a_running_instance_know_its_settings(wx: Installation) 
         check=True,
     )
     assert elsewhere.stdout == done.stdout
+    told = wx.folder / "var/up.json"
+    assert told.exists()
     refusal = subprocess.run(
         [SCRIPTS / "wxsup", "start", "beside", "foo=1"], cwd=wx.folder, capture_output=True, text=True, check=False
     )
@@ -226,6 +228,22 @@ def test_nothing_outlives_a_kill_9_and_the_next_run_comes_up(short_path: Path, v
         wx.down()
         wx.up()
         assert wx.until("a", "running")["port"] == port
+
+
+def test_a_damaged_client_keeps_no_other_from_coming_up(short_path: Path) -> None:
+    wx = Installation(short_path)
+    with wx:
+        for name in ("healthy", "secret", "record"):
+            wx.json("start_client", client=name)
+        wx.down()
+        assert not (short_path / "var/up.json").exists()
+        (short_path / "var/clients/wxclient-secret.secret").write_bytes(b"\xff\xfe")
+        (short_path / "var/clients/wxclient-record.env").write_bytes(b"garbage")
+        wx.up()
+        wx.until("healthy", "scaning")
+        wx.until("secret", "scaning")
+        assert wx.json("get_client_info", client="secret")["code"] == 0
+        assert wx.state("record")["state"] == "unknown"
 
 
 def test_settings_changed_between_runs_reach_the_clients(short_path: Path) -> None:

@@ -26,6 +26,7 @@ def api(world: World) -> TestClient:
         {"Host": "wx.example.com"},
         {"Host": HOST, "Sec-Fetch-Site": "same-origin", "Origin": f"http://{HOST}"},
         {"Host": HOST, "Sec-Fetch-Site": "none"},
+        {"Host": HOST, "Referer": ""},
         {"Host": "wx.example.com", "Origin": "https://wx.example.com"},
         {"Host": "WX.example.com", "Referer": "https://WX.example.com/page"},
     ],

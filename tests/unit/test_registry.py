@@ -203,6 +203,17 @@ def test_the_longest_name_can_be_claimed_and_saved(tmp_path: Path) -> None:
     assert registry.find(one.slug) == dataclasses.replace(one, pending=True)
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"0" * 63, b"0" * 32 + b"\n" + b"0" * 31, b"G" * 64])
+def test_a_damaged_secret_is_reported_and_written_anew_with_the_record(tmp_path: Path, content: bytes) -> None:
+    registry, one = make(tmp_path), client("alice")
+    registry.save(one)
+    registry.secret_path("alice").write_bytes(content)
+    with pytest.raises(RecordInvalid, match="secret"):
+        registry.secret("alice")
+    registry.save(one)
+    assert len(registry.secret("alice")) == 64
+
+
 def test_the_secret_comes_before_the_record_is_private_and_stays_the_same(tmp_path: Path) -> None:
     registry, one = make(tmp_path), client("alice")
     registry.save(one)
@@ -214,6 +225,6 @@ def test_the_secret_comes_before_the_record_is_private_and_stays_the_same(tmp_pa
     registry.save(dataclasses.replace(one, pending=True))
     assert registry.secret("alice") == first
     registry.remove(one)
-    assert (registry.secret("alice"), registry.secret_path("alice").exists()) == ("", False)
+    assert (registry.has_secret("alice"), registry.secret_path("alice").exists()) == (False, False)
     registry.save(one)
     assert registry.secret("alice") not in ("", first)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import socket
 import threading
 from collections.abc import Callable
@@ -45,7 +44,7 @@ class Connection:
         found = self._head()
         while found and self._server.secret and (challenge := found.all(names.CHALLENGE_HEADER)):
             told = names.proof(self._server.secret, challenge[0])
-            self.send(reply(json.dumps({"proof": told}).encode()))
+            self.send(reply(told.encode()))
             found = self._head()
         return found
 

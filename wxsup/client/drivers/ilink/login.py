@@ -89,11 +89,11 @@ class QrLogin:
 
     def _show(self, old: Session | None, count: int) -> _Code | None:
         """Fetch a code and draw it, trying again while the network or the disk fails us; the one before it is dead."""
-        self._options.qrcode_path.unlink(missing_ok=True)
         self._state.note(qrcode_expires_at=None)
         pause = RETRY_FIRST
         while not self._stopped.is_set():
             try:
+                self._options.qrcode_path.unlink(missing_ok=True)
                 key, picture = self._fetch(old)
                 files.replace(self._options.qrcode_path, picture, mode=0o640, durable=False)
             except (TransportError, ApiError, OSError) as ex:

@@ -23,7 +23,7 @@ from wxsup.options import Options
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 60.0  # to wait for one's turn, and again for the parts; the controller gives up after 150 s
+PATIENCE = 100.0  # for one's turn and all pauses; the controller gives up after 150 s
 
 
 class Sender:
@@ -56,9 +56,9 @@ class Sender:
         if not content:
             raise ContentRejected("the content is empty")
         parts = messages.split(content, self._options.ilink_text_limit)
-        if (len(parts) - 1) * self._options.send_interval > PATIENCE:
-            raise RateLimited("at send_interval so many parts would outlast their caller", retryable=False)
+        deadline = time.monotonic() + PATIENCE
         with self._in_turn():
+            self._check_time(len(parts), deadline)
             current = self._current()
             friend = self._store.friend(current.bot_id, receiver["id"])
             if friend is None:
@@ -106,13 +106,19 @@ class Sender:
 
     @contextmanager
     def _in_turn(self) -> Iterator[None]:
-        """Wait for those before us, but not longer than the caller does: what it takes for failed is never sent."""
         if not self._turn.acquire(timeout=PATIENCE):
             raise RateLimited("others are being sent", retryable=True, retry_after=int(PATIENCE))
         try:
             yield
         finally:
             self._turn.release()
+
+    def _check_time(self, parts: int, deadline: float) -> None:
+        """Refuse what would still be sent when its caller has given up, and perhaps has sent it again."""
+        interval, now = self._options.send_interval, time.monotonic()
+        wait = max(0.0, self._sent_at + interval - now) + (parts - 1) * interval
+        if now + wait > deadline:
+            raise RateLimited("it would take too long at this send_interval", retryable=True, retry_after=int(wait) + 1)
 
     def _space_out(self) -> None:
         wait = self._sent_at + self._options.send_interval - time.monotonic()
