@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import json
 import logging
@@ -89,10 +90,14 @@ def set_parent_death_signal() -> None:
 
 
 def on_stop(stop: Any) -> None:
-    """Call `stop` at SIGTERM, SIGINT and SIGHUP, from the main thread."""
+    """Call `stop` at SIGTERM, SIGINT and SIGHUP.
+
+    In a thread of its own: a handler interrupts the main thread, perhaps while that holds the very lock that `stop`
+    wants, such as the one inside of an Event that it begins to wait for. Starting a bare thread takes no lock.
+    """
 
     def handle(number: int, frame: FrameType | None) -> None:
-        stop()
+        _thread.start_new_thread(stop, ())
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, handle)

@@ -228,3 +228,24 @@ def test_a_program_that_was_installed_with_us_is_found() -> None:
     found = Path(daemon.script("wxclient"))
     assert found.name == "wxclient"
     assert os.access(found, os.X_OK)
+
+
+def test_a_signal_that_comes_while_the_main_thread_begins_to_wait_is_heard() -> None:
+    """A handler that set the Event itself would hang in most of these, on the lock inside of the Event."""
+    program = (
+        "import threading\n"
+        "from wxsup import daemon\n"
+        "stop = threading.Event()\n"
+        "daemon.on_stop(stop.set)\n"
+        "print('ready', flush=True)\n"
+        "while not stop.wait(0): pass\n"
+    )
+    for _ in range(8):
+        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            process.stdout.readline()
+            process.terminate()
+            try:
+                assert process.wait(TIMEOUT) == 0
+            finally:
+                process.kill()
