@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -101,6 +102,16 @@ def on_stop(stop: Any) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, handle)
+
+
+def wait(stop: threading.Event) -> None:
+    """Wait for `stop` in the main thread, looking up every second.
+
+    Python runs a handler between two steps of the main thread: a signal that comes just before a wait without a limit
+    would be heard only when that ends.
+    """
+    while not stop.wait(1.0):
+        pass
 
 
 def notify(state: str) -> None:

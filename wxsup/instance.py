@@ -123,7 +123,7 @@ class Instance:
             stop.set()
 
         threading.Thread(target=end_with_child, daemon=True).start()
-        stop.wait()
+        daemon.wait(stop)
         if child.poll() is None:
             with suppress(SupervisorUnreachable):
                 supervisord.halt(self._settings.supervisord_socket)

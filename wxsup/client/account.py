@@ -124,7 +124,7 @@ class _Account:
         worker = threading.Thread(target=self._drive, args=(driver,), name="drive", daemon=True)
         worker.start()
         logger.info("client listens", extra={"action": "listen", "client": chosen.account})
-        self._stop.wait()
+        daemon.wait(self._stop)
         self._end(driver, worker, events)
         server.close()
         return self._exit

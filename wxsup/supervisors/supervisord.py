@@ -40,7 +40,8 @@ _STATES = {
     1000: State.FAILED,  # UNKNOWN: an error inside supervisord
 }
 _BACKOFF, _FATAL, _EXITED, _UNKNOWN = 30, 200, 100, 1000
-_UNSTOPPED = (10, 20, 30, 40)
+_STARTED = (10, 20)
+_UNSTOPPED = (*_STARTED, 30, 40)
 
 
 class Supervisord(Supervisor):
@@ -58,7 +59,7 @@ class Supervisord(Supervisor):
         program = names.program(client.slug)
         with _asking(self._socket) as supervisor:
             info = _info(supervisor, program)
-            if info and info["pid"] and info["state"] in (10, 20):
+            if info and info["pid"] and info["state"] in _STARTED:
                 return _status(info)
             if info and info["state"] in _UNSTOPPED:
                 self._stop(supervisor, program)
