@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from tests.deadline import eventually
-from tests.installation import Installation
+from tests.installation import Installation, connected
 from tests.unit.upstream import Connection, Upstream
 
 HELD = 200
@@ -281,12 +281,6 @@ def drain(wx: Installation) -> None:
     """Take every event there is, so that the next check_event is held."""
     wx.phone("say", user="anna", text="the last")
     eventually(lambda: "the last" in [event.get("content") for event in wx.json("check_event", client="a")])
-
-
-def connected(port: int) -> int:
-    """Count the connections that are open to `port` (proc(5), /proc/net/tcp: 01 is ESTABLISHED)."""
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(line[1].endswith(f":{port:04X}") and line[3] == "01" for line in lines)
 
 
 def test_other_calls_go_on_while_many_polls_are_held(wx: Installation) -> None:

@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from tests.deadline import eventually
-from tests.installation import SCRIPTS, Installation, alive, title
+from tests.installation import SCRIPTS, Installation, alive, connected, title
 from tests.ports import free_port
 
 
@@ -182,7 +182,7 @@ def test_a_controller_restart_ends_held_polls_with_503_and_waits_for_none(wx: In
     answers: list[requests.Response] = []
     held = threading.Thread(target=lambda: answers.append(Installation.call(wx, "check_event", {"client": "held"})))
     held.start()
-    eventually(lambda: connections(wx.state("held")["port"]), what="the held poll")
+    eventually(lambda: connected(wx.state("held")["port"]), what="the held poll")
     wx.supervisorctl("restart", "wxcontroller")
     held.join(30)
     assert [answer.status_code for answer in answers] == [503]
@@ -190,12 +190,6 @@ def test_a_controller_restart_ends_held_polls_with_503_and_waits_for_none(wx: In
     log = (wx.folder / "var/log/wxcontroller.log").read_text()
     assert "graceful timeout" not in log, "the time that is there for work was spent on waiting callers"
     wx.json("stop_client", client="held")
-
-
-def connections(port: int) -> bool:
-    """Tell whether somebody is connected to `port` (proc(5), /proc/net/tcp: 01 is ESTABLISHED)."""
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    return any(f":{port:04X} " in line.split(":", 1)[1] and line.split()[3] == "01" for line in lines)
 
 
 def test_a_second_run_finds_the_same_clients_on_the_same_ports_without_a_scan(short_path: Path) -> None:

@@ -24,6 +24,7 @@ import pytest
 
 from tests.account import People, Receiver, named, qr_text
 from tests.deadline import eventually
+from tests.installation import alive
 from tests.ports import free_port
 from wxsup import environment, names, record, values
 from wxsup.client.openwx import NOT_YET
@@ -375,15 +376,8 @@ def test_a_client_dies_with_its_supervisor(bench: Bench) -> None:
         pid = int(parent.stdout.readline())
         eventually(account.listens)
         parent.kill()
-    eventually(lambda: not _lives(pid), timeout=5, what="the end of the client")
+    eventually(lambda: not alive(pid), timeout=5, what="the end of the client")
     assert not account.pid_path.exists()
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 # What it cannot do
