@@ -4,10 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check format clean
+.PHONY: help run demo test check format install uninstall clean
+
+# Where install puts things: /usr for a package, with DESTDIR the folder that the package is made from.
+PREFIX ?= /usr/local
+DESTDIR ?=
+# Not one in a home, which the units cannot reach.
+SYSTEM_PYTHON ?= /usr/bin/python3
+LIB := $(PREFIX)/lib/wxsup
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.installed ## install, and run everything with the sandbox in the foreground; state lies in ./var
 	@exec $(BIN)/wxsup up --sandbox
@@ -27,6 +34,28 @@ check: $(VENV)/.installed-dev ## lint, types, layers
 format: $(VENV)/.installed-dev ## bring the code into the house form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+install: ## install for systemd under PREFIX, /usr/local; packagers set DESTDIR
+	@$(SYSTEM_PYTHON) -c 'import ensurepip' || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
+	@echo "installing into $(DESTDIR)$(LIB) ..."
+	@$(SYSTEM_PYTHON) -m venv --clear $(DESTDIR)$(LIB)
+	@$(DESTDIR)$(LIB)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile '.[systemd]'
+	@$(DESTDIR)$(LIB)/bin/python -m compileall -q -s '$(DESTDIR)' -p / $(DESTDIR)$(LIB)/lib || true
+	@find $(DESTDIR)$(LIB)/bin -type f -exec sed -i 's|$(DESTDIR)$(LIB)|$(LIB)|g' {} +
+	@mkdir -p $(DESTDIR)$(PREFIX)/bin
+	@ln -sf $(LIB)/bin/wxsup $(DESTDIR)$(PREFIX)/bin/wxsup
+	@PYTHONDONTWRITEBYTECODE=1 $(DESTDIR)$(LIB)/bin/python -m wxsup install --root '$(DESTDIR)/' --prefix '$(PREFIX)'
+	@[ -n '$(DESTDIR)' ] || { systemd-sysusers wxsup.conf && systemd-tmpfiles --create wxsup.conf; }
+	@[ -n '$(DESTDIR)' ] || ! [ -d /run/systemd/system ] || { systemctl daemon-reload && systemctl reload dbus.service; }
+	@echo "installed; next: docs/howto/systemd.md"
+
+uninstall: ## remove what install brought; settings, records and sessions stay
+	@! [ -d /run/systemd/system ] || [ -n '$(DESTDIR)' ] || { \
+		systemctl disable --now wxcontroller.socket wxcontroller.service wxclients.target wxsup-resume.service; \
+		systemctl stop 'wxclient@*.service'; }
+	@$(DESTDIR)$(LIB)/bin/python -m wxsup uninstall --root '$(DESTDIR)/' --prefix '$(PREFIX)'
+	@rm -rf $(DESTDIR)$(LIB) $(DESTDIR)$(PREFIX)/bin/wxsup
+	@! [ -d /run/systemd/system ] || [ -n '$(DESTDIR)' ] || systemctl daemon-reload
 
 clean: ## remove what was built and installed here; ./var, which holds your clients, stays
 	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.installed import Installed
+from tests.machine import Machine, require
 from tests.ports import free_port as free_port
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -34,6 +36,17 @@ def short_path() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="wx", dir="/tmp"))
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    """A machine on which wxsup runs under systemd; who starts clients stops them."""
+    require()
+    with Machine(tmp_path_factory.mktemp("machine")) as machine:
+        found = Installed(machine)
+        found.install()
+        yield found
+        found.close()
 
 
 @pytest.fixture

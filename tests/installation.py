@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sysconfig
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -22,66 +23,24 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 UP_TIMEOUT = 40.0
 
 
-class Installation:
-    """`wxsup up --sandbox` on `folder` with free ports; `settings` are given as flags."""
+class Calls:
+    """A running controller and its sandbox, called as applications and people with a phone do."""
 
-    def __init__(self, folder: Path, *, sandbox: bool = True, **settings: object) -> None:
-        self.folder = folder
-        self.port, self.sandbox_port = free_port(), free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.sandbox_url = f"http://127.0.0.1:{self.sandbox_port}"
-        flags = {
-            "listen": f"127.0.0.1:{self.port}",
-            "sandbox_listen": f"127.0.0.1:{self.sandbox_port}",
-            "backend_start_port": free_port(),
-            "check_interval": 1,
-            **settings,
-        }
-        self.command = [str(SCRIPTS / "wxsup"), "up", *(["--sandbox"] if sandbox else [])]
-        self.flags = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
-        self.output = folder / "up.txt"
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self, port: int, sandbox_port: int, network: Callable[[], AbstractContextManager[None]]) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.sandbox_url = f"http://127.0.0.1:{sandbox_port}"
+        self._network = network  # where these addresses are
         self._session = requests.Session()
         self._session.trust_env = False
 
-    def __enter__(self) -> Self:
-        self.up()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.down()
+    def close(self) -> None:
+        """Close the kept connections: after a restart they are those of an earlier controller."""
         self._session.close()
-
-    @property
-    def pid(self) -> int:
-        """The process number of `wxsup up`."""
-        assert self._process is not None
-        return self._process.pid
-
-    def up(self) -> None:
-        """Start it and wait until it says what to do next."""
-        self._session.close()  # its kept connections are those of an earlier controller
-        with open(self.output, "wb") as output:
-            self._process = subprocess.Popen(
-                [*self.command, *self.flags], cwd=self.folder, stdout=output, stderr=subprocess.STDOUT
-            )
-        eventually(self._is_up, timeout=UP_TIMEOUT, what="wxsup up")
-
-    def down(self, number: int = signal.SIGINT) -> int:
-        """End it as Ctrl-C does and return its exit status."""
-        if self._process is None:
-            return 0
-        if self._process.poll() is None:
-            self._process.send_signal(number)
-        status = self._process.wait(60)
-        self._process = None
-        return status
 
     def call(self, api: str, params: Mapping[str, str] | None = None, *, method: str = "GET") -> requests.Response:
         """Call an API of the controller."""
-        return self._session.request(method, f"{self.url}/openwx/{api}", params=params, timeout=60)
+        with self._network():
+            return self._session.request(method, f"{self.url}/openwx/{api}", params=params, timeout=60)
 
     def json(self, api: str, **params: str) -> Any:
         """Call an API of the controller and return the JSON that it answers."""
@@ -100,14 +59,16 @@ class Installation:
 
     def phone(self, action: str, **fields: object) -> dict[str, Any]:
         """Do something in the sandbox, as the person with the phone."""
-        answer = self._session.post(f"{self.sandbox_url}/sandbox/{action}", json=fields, timeout=30)
+        with self._network():
+            answer = self._session.post(f"{self.sandbox_url}/sandbox/{action}", json=fields, timeout=30)
         assert answer.ok, answer.text
         told: dict[str, Any] = answer.json()
         return told
 
     def look(self, what: str, **params: str) -> dict[str, Any]:
         """Look at the sandbox."""
-        answer = self._session.get(f"{self.sandbox_url}/sandbox/{what}", params=params, timeout=60)
+        with self._network():
+            answer = self._session.get(f"{self.sandbox_url}/sandbox/{what}", params=params, timeout=60)
         assert answer.ok, answer.text
         told: dict[str, Any] = answer.json()
         return told
@@ -125,6 +86,61 @@ class Installation:
         self.until(client, "confirming")
         self.phone("confirm", key=key)
         return self.until(client, "running")
+
+
+class Installation(Calls):
+    """`wxsup up --sandbox` on `folder` with free ports; `settings` are given as flags."""
+
+    def __init__(self, folder: Path, *, sandbox: bool = True, **settings: object) -> None:
+        self.folder = folder
+        self.port, self.sandbox_port = free_port(), free_port()
+        super().__init__(self.port, self.sandbox_port, nullcontext)
+        flags = {
+            "listen": f"127.0.0.1:{self.port}",
+            "sandbox_listen": f"127.0.0.1:{self.sandbox_port}",
+            "backend_start_port": free_port(),
+            "check_interval": 1,
+            **settings,
+        }
+        self.command = [str(SCRIPTS / "wxsup"), "up", *(["--sandbox"] if sandbox else [])]
+        self.flags = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+        self.output = folder / "up.txt"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.up()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.down()
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """The process number of `wxsup up`."""
+        assert self._process is not None
+        return self._process.pid
+
+    def up(self) -> None:
+        """Start it and wait until it says what to do next."""
+        self.close()
+        with open(self.output, "wb") as output:
+            self._process = subprocess.Popen(
+                [*self.command, *self.flags], cwd=self.folder, stdout=output, stderr=subprocess.STDOUT
+            )
+        eventually(self._is_up, timeout=UP_TIMEOUT, what="wxsup up")
+
+    def down(self, number: int = signal.SIGINT) -> int:
+        """End it as Ctrl-C does and return its exit status."""
+        if self._process is None:
+            return 0
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+        status = self._process.wait(60)
+        self._process = None
+        return status
 
     def supervisorctl(self, *words: str) -> str:
         """Run supervisorctl as an operator would and return what it prints."""

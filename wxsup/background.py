@@ -27,7 +27,7 @@ class Background:
     def __init__(self, controller: Controller, settings: Settings) -> None:
         self._controller = controller
         self._settings = settings
-        self._lock: Path = settings.tmpdir / "background.lock"
+        self._lock: Path = settings.run_dir / "background.lock"
         self._stopped = threading.Event()
 
     def start(self) -> None:
@@ -44,6 +44,7 @@ class Background:
                 with files.locked(self._lock, timeout=0):
                     if self._settings.poll_api:
                         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+                    self._controller.refresh()
                     self._repeat(self._controller.sync, self._settings.check_interval)
             except OSError as ex:
                 if not isinstance(ex, BlockingIOError):  # which says that another worker does it

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wxsup import __version__, daemon, settings
-from wxsup.errors import SettingInvalid, WxsupError
+from wxsup import __version__, daemon, files, settings
+from wxsup.errors import Refusal, SettingInvalid, WxsupError
 from wxsup.settings import Settings
 
 if TYPE_CHECKING:
     from wxsup.controller import Controller
+    from wxsup.deployment import Place
 
 
 class _Group(click.Group):
@@ -68,6 +69,8 @@ def up(config: Path | None, flags: dict[str, str], sandbox: bool) -> None:
     from wxsup.instance import Instance, sandbox_settings
 
     loaded = settings.load(flags, config=config)
+    if loaded.supervisor != "supervisord":
+        raise Refusal(f"up runs a supervisord of its own, but supervisor is {loaded.supervisor!r}; start wxcontroller")
     if sandbox:
         flags = {**sandbox_settings(loaded), **flags}
         loaded = settings.load(flags, config=config)
@@ -103,7 +106,7 @@ def serve(config: Path | None, flags: dict[str, str]) -> None:
     from wxsup import serve as server
 
     daemon.stop_with_supervisord()
-    server.serve(settings.load(flags, config=config))
+    server.serve(lambda: settings.load(flags, config=config))
 
 
 @main.command()
@@ -139,16 +142,21 @@ def stop(config: Path | None, flags: dict[str, str], name: str) -> None:
     _print(_prepared(config, flags).stop(name))
 
 
-def _controller(config: Path | None, flags: dict[str, str]) -> Controller:
-    """Return a controller with the settings of the instance that runs on the same folder; flags win."""
-    from wxsup.controller import open_controller
+def _settings(config: Path | None, flags: dict[str, str]) -> Settings:
+    """Return the settings of the instance that runs on the same folder; flags win."""
     from wxsup.instance import told_to
 
     loaded = settings.load(flags, config=config)
     if told := told_to(loaded.state_dir):
         loaded = settings.load(flags, config=config, environment={**os.environ, **told})
     daemon.set_up_logging(loaded.log_level)
-    return open_controller(loaded)
+    return loaded
+
+
+def _controller(config: Path | None, flags: dict[str, str]) -> Controller:
+    from wxsup.controller import open_controller
+
+    return open_controller(_settings(config, flags))
 
 
 def _prepared(config: Path | None, flags: dict[str, str]) -> Controller:
@@ -168,6 +176,91 @@ def render(config: Path | None, flags: dict[str, str], name: str) -> None:
     """Show the files that starting the client NAME would write, without writing any."""
     for path, text in _controller(config, flags).render(name).items():
         click.echo(f"# {path}\n{text}")
+
+
+@main.command()
+@_with_settings
+def check(config: Path | None, flags: dict[str, str]) -> None:
+    """Look whether the controller could do its work here: settings, folders, records, supervisor."""
+    from wxsup import doctor
+
+    findings = []
+    for finding in doctor.examine(_settings(config, flags)):
+        findings.append(finding)
+        click.echo(f"FAIL  {finding.what}: {finding.problem}" if finding.problem else f"ok    {finding.what}")
+    if any(finding.problem for finding in findings):
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@_with_settings
+def resume(config: Path | None, flags: dict[str, str]) -> None:
+    """Start every client that is to be up and is not, as after a boot."""
+    if failed := _prepared(config, flags).resume():
+        raise Refusal(f"not started: {', '.join(failed)}")
+
+
+def _place(config: Path | None, flags: dict[str, str], prefix: Path, root: Path, user: bool) -> Place:
+    from wxsup import deployment
+
+    programs = Path(daemon.script("wxsup")).parent
+    if programs.is_relative_to(root):  # a package is being made there
+        programs = Path("/") / programs.relative_to(root)
+    # What this machine is set to is no business of a package.
+    loaded = settings.load(flags, config=config, environment=None if root == Path("/") else {})
+    listen = tuple(str(address) for address in loaded.listen)
+    if user:
+        return deployment.of_user(programs=programs, listen=listen)
+    return deployment.Place(prefix=prefix, programs=programs, listen=listen)
+
+
+def _with_place(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the options that say where an installation is."""
+    for option in (
+        click.option("--user", is_flag=True, help="for the systemd of the user that you are"),
+        click.option(
+            "--root", type=click.Path(path_type=Path), default="/", help="folder in place of /, for packagers"
+        ),
+        click.option("--prefix", type=click.Path(path_type=Path), default="/usr/local", show_default=True),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@_with_place
+@_with_settings
+def install(config: Path | None, flags: dict[str, str], prefix: Path, root: Path, user: bool) -> None:
+    """Write the units of systemd and what belongs to them, and first settings where there are none."""
+    from wxsup import deployment
+
+    place = _place(config, flags, prefix, root, user)
+    texts = {**deployment.units(place)}
+    if not _below(root, place.config).exists():
+        texts[place.config] = deployment.settings_file(place)
+    for path, text in texts.items():
+        target = _below(root, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.replace(target, text, mode=0o644)
+        click.echo(target)
+
+
+@main.command()
+@_with_place
+@_with_settings
+def uninstall(config: Path | None, flags: dict[str, str], prefix: Path, root: Path, user: bool) -> None:
+    """Remove what install wrote, the settings excepted; clients, their sessions and their records stay."""
+    from wxsup import deployment
+
+    for path in deployment.units(_place(config, flags, prefix, root, user)):
+        target = _below(root, path)
+        if target.exists():
+            files.remove(target)
+            click.echo(target)
+
+
+def _below(root: Path, path: Path) -> Path:
+    return root / path.relative_to("/")
 
 
 @main.command()

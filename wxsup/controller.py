@@ -11,17 +11,25 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from wxsup import daemon, faults, files, names, options, record, render
+from wxsup import faults, files, kinds, names, options, record
 from wxsup.environment import environment, path_of
-from wxsup.errors import ClientMissing, ClientUnknown, NoPid, ParameterRefused, RecordInvalid, StartFailed, WxsupError
-from wxsup.model import Client, Exit, State, Status, Want
+from wxsup.errors import (
+    ClientMissing,
+    ClientUnknown,
+    NoPid,
+    ParameterRefused,
+    RecordInvalid,
+    StartFailed,
+    WxsupError,
+)
+from wxsup.model import Client, State, Status, Want
 from wxsup.registry import Broken, Registry
 from wxsup.settings import Settings
 from wxsup.supervisors import ALIVE, Supervisor
-from wxsup.supervisors.supervisord import Supervisord
 
 logger = logging.getLogger(__name__)
 
@@ -109,9 +117,10 @@ class Controller:
             return None
 
     def reach(self, name: str) -> tuple[tuple[str, int], str]:
-        """Return where the client `name` listens, and the secret that it wants to see."""
+        """Return where the client `name` listens, and the secret that it wants to see, "" for a foreign program."""
         client = self._known(_slug(name))
-        return self._supervisor.address(client), self._registry.secret(client.slug)
+        secret = "" if client.driver == options.FOREIGN else self._registry.secret(client.slug)
+        return self._supervisor.address(client), secret
 
     def alive(self, name: str) -> bool:
         """Tell whether the client `name` has a process or is about to get one."""
@@ -123,11 +132,15 @@ class Controller:
         """Return every record that can be read."""
         return [entry for entry in self._registry.list() if isinstance(entry, Client)]
 
+    def broken(self) -> list[Broken]:
+        """Return every record that cannot be read."""
+        return [entry for entry in self._registry.list() if isinstance(entry, Broken)]
+
     def render(self, name: str) -> Mapping[Path, str]:
         """Return the files that a start of the client `name` would write, path to text; writes none."""
         slug = _slug(name)
         client = self._registry.find(slug) or Client(
-            name=name, slug=slug, port=self._registry.allocate(), driver=options.DRIVERS[0]
+            name=name, slug=slug, port=self._registry.allocate(), driver=self._settings.driver
         )
         derived = self._derived(client)
         return {self._registry.path(slug): record.dumps(derived), **self._supervisor.render(derived)}
@@ -135,10 +148,21 @@ class Controller:
     def prepare(self) -> None:
         """Make the folders that everything below works in."""
         settings = self._settings
-        for folder in (settings.state_dir, settings.session_dir, settings.tmpdir, settings.log_dir):
+        folders = [settings.state_dir, settings.run_dir]
+        if settings.supervisor == "supervisord":  # systemd makes the clients' folders, and keeps their logs
+            folders += [settings.session_dir, settings.tmpdir, settings.log_dir, settings.supervisord_include]
+        for folder in folders:
             files.private_directory(folder)
-        files.private_directory(settings.supervisord_include)
         self._registry.prepare()
+
+    def ask(self) -> None:
+        """Raise SupervisorUnreachable, with what to do about it, unless the supervisor would start and stop clients."""
+        self._supervisor.check()
+
+    def resume(self) -> list[str]:
+        """Start every client that is to be up and is not, as after a boot; return the names of those that fail."""
+        self.sync()
+        return [client.name for client in self.clients() if client.want is Want.UP and not self._resume(client.slug)]
 
     def sync(self) -> None:
         """Finish every start and stop that was cut short; start nothing else, whatever the supervisor says of it."""
@@ -189,7 +213,7 @@ class Controller:
                     name=name,
                     slug=slug,
                     port=known.port if known else self._registry.allocate(),
-                    driver=params.get("driver", options.DRIVERS[0]),
+                    driver=params.get("driver", self._settings.driver),
                     params=params,
                     pending=True,
                     created=time.time(),
@@ -230,9 +254,22 @@ class Controller:
     def _remove(self, client: Client) -> None:
         self._supervisor.stop(client)
         for option in ("state_path", "qrcode_path", "pid_path"):
-            path_of(client, option).unlink(missing_ok=True)
+            with suppress(PermissionError):  # they are another user's, and systemd cleans them
+                path_of(client, option).unlink(missing_ok=True)
         faults.point("stop.cleaned")
         self._registry.remove(client)
+
+    def _resume(self, slug: str) -> bool:
+        try:
+            with self._registry.claimed(slug, timeout=CLAIM_TIMEOUT):
+                client = self._registry.find(slug)
+                if client and client.want is Want.UP:
+                    self._supervisor.start(client)
+                    self._settle(client)
+        except (WxsupError, OSError) as ex:
+            logger.error("client not started", extra={"action": "resume", "client": slug, "reason": str(ex)})
+            return False
+        return True
 
     def _finish(self, slug: str) -> None:
         try:
@@ -286,29 +323,7 @@ class Controller:
 def open_controller(settings: Settings) -> Controller:
     """Return the controller that `settings` describe; the one place where its parts are put together."""
     registry = Registry(settings.backend_path, first_port=settings.backend_start_port, max_clients=settings.max_clients)
-    return Controller(settings, registry, _supervisor(settings, registry))
-
-
-def _supervisor(settings: Settings, registry: Registry) -> Supervisor:
-    def section(client: Client) -> str:
-        return render.text(
-            "supervisor/wxclient.conf.j2",
-            override=settings.template_path,
-            program=names.program(client.slug),
-            command=[
-                daemon.script("wxclient"),
-                client.slug,
-                "--record",
-                str(registry.path(client.slug)),
-                "--secret",
-                str(registry.secret_path(client.slug)),
-            ],
-            directory=settings.state_dir,
-            logfile=settings.log_dir / f"{names.program(client.slug)}.log",
-            exit_lost=int(Exit.LOST),
-        )
-
-    return Supervisord(settings.supervisord_socket, settings.supervisord_include, section)
+    return Controller(settings, registry, kinds.supervisor(settings, registry))
 
 
 def _slug(name: str, *, missing: type[WxsupError] = ClientMissing) -> str:

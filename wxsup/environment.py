@@ -35,7 +35,8 @@ def environment(client: Client, settings: Settings) -> dict[str, str]:
     given = {name: value for name, value in client.params.items() if name not in ("driver", *options.REPORTING)}
     operator = {item.name: _as_text(getattr(settings, item.name)) for item in fields(Ilink)}
     found = {"log_level": settings.log_level, **operator, **given, **paths, **reporting}
-    return {options.PREFIX + name.upper(): str(value) for name, value in found.items()}
+    foreign = {options.COMMAND: settings.command} if client.driver == options.FOREIGN else {}
+    return {options.PREFIX + name.upper(): str(value) for name, value in found.items()} | foreign
 
 
 def path_of(client: Client, option: str) -> Path:

@@ -77,7 +77,7 @@ class Instance:
         return render.text(
             "supervisor/supervisord.conf.j2",
             socket=settings.supervisord_socket,
-            run_dir=settings.tmpdir,
+            run_dir=settings.run_dir,
             log_dir=settings.log_dir,
             include=settings.supervisord_include,
             directory=Path.cwd(),  # so that relative paths and ./wxsup.toml mean the same to the programs below

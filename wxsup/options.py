@@ -16,7 +16,11 @@ from wxsup.errors import ParameterRefused
 from wxsup.values import declare
 
 PREFIX = "MOJO_WEIXIN_"
+#: The drivers of our own client, and the word for a program in its place, which only the settings can choose.
 DRIVERS = ("ilink",)
+FOREIGN = "command"
+#: The variable with that program's command line.
+COMMAND = "WXCLIENT_COMMAND"
 
 #: Taken over HTTP for the sake of old callers, recorded, and of no effect here.
 WITHOUT_EFFECT = (

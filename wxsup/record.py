@@ -16,8 +16,15 @@ from wxsup.model import Client, Want
 
 SCHEMA = "1"
 
+DRIVER = "WXCLIENT_DRIVER"
 ACCOUNT = "MOJO_WEIXIN_ACCOUNT"
 PORT = "MOJO_WEIXIN_PLUGIN_OPENWX_PORT"
+
+
+# What a record says of itself; the rest is the environment of the client.
+_OWN = frozenset(
+    f"WXCLIENT_{name}" for name in ("RECORD", "SLUG", "WANT", "PENDING", "CREATED", "DRIVER", "PARAMS")
+) | {ACCOUNT, PORT}
 
 
 def dumps(client: Client) -> str:
@@ -28,7 +35,7 @@ def dumps(client: Client) -> str:
         "WXCLIENT_WANT": client.want.value,
         "WXCLIENT_PENDING": str(int(client.pending)),
         "WXCLIENT_CREATED": repr(client.created),
-        "WXCLIENT_DRIVER": client.driver,
+        DRIVER: client.driver,
         "WXCLIENT_PARAMS": json.dumps(dict(client.params), ensure_ascii=False, sort_keys=True),
     }
     own = {ACCOUNT: client.name, PORT: str(client.port)}
@@ -54,13 +61,9 @@ def loads(text: str) -> Client:
             name=name,
             slug=slug,
             port=port,
-            driver=values["WXCLIENT_DRIVER"],
+            driver=values[DRIVER],
             params=params,
-            environment={
-                key: value
-                for key, value in values.items()
-                if not key.startswith("WXCLIENT_") and key not in (ACCOUNT, PORT)
-            },
+            environment={key: value for key, value in values.items() if key not in _OWN},
             want=Want(values["WXCLIENT_WANT"]),
             pending=values["WXCLIENT_PENDING"] == "1",
             created=float(values["WXCLIENT_CREATED"]),

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import socket
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from gunicorn import systemd
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
 from wxsup import daemon, files
+from wxsup.errors import SettingInvalid
 from wxsup.settings import Settings
-from wxsup.worker import REQUEST_LINE_LIMIT
+from wxsup.values import Address
+from wxsup.worker import REQUEST_LINE_LIMIT, STOP_SIGNALS
 
 if TYPE_CHECKING:
     from wxsup.proxy import Proxy
@@ -24,10 +31,31 @@ GRACE = 5  # for what is being answered; whoever only waits is let go at once (w
 logger = logging.getLogger(__name__)
 
 
-def serve(settings: Settings) -> None:
-    """Run the controller in the foreground until SIGTERM; reload it on SIGHUP."""
+def serve(load: Callable[[], Settings]) -> None:
+    """Run the controller in the foreground until SIGTERM, with the settings that `load` returns; again on SIGHUP.
+
+    It listens on the sockets that systemd hands over, if it does (sd_listen_fds(3)). Raises SettingInvalid.
+    """
+    settings = load()
+    first = systemd.SD_LISTEN_FDS_START
+    inherited = [_address(descriptor) for descriptor in range(first, first + systemd.listen_fds(False))]
     daemon.set_up_logging(settings.log_level, settings.log_path)
-    _Server(settings).run()
+    _Server(settings, load, inherited).run()
+
+
+def _address(descriptor: int) -> str:
+    """Return the address of a socket of systemd's; refuse one that others can reach, as the setting listen does."""
+    with socket.socket(fileno=os.dup(descriptor)) as inherited:
+        name = inherited.getsockname()
+        if inherited.family == socket.AF_UNIX:
+            return f"unix:{name}"
+    address = Address(*name[:2])
+    if not address.loopback:
+        raise SettingInvalid(
+            f"wxcontroller.socket: it listens on {address}: there is no access control yet, so only this machine may "
+            "reach the API; listen on 127.0.0.1, behind a proxy that asks for a login"
+        )
+    return str(address)
 
 
 class _Logger(Logger):  # type: ignore[misc]
@@ -37,16 +65,27 @@ class _Logger(Logger):  # type: ignore[misc]
         self.error_log.propagate = True
 
 
+class _Arbiter(Arbiter):  # type: ignore[misc]
+    def spawn_worker(self) -> Any:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Server(BaseApplication):  # type: ignore[misc]
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, load: Callable[[], Settings], inherited: list[str]) -> None:
         self._settings = settings
+        self._load = load
+        self._inherited = inherited
         self._proxy: Proxy | None = None
         super().__init__()
 
     def load_config(self) -> None:
         settings = self._settings
         for name, value in {
-            "bind": [str(address) for address in settings.listen],
+            "bind": self._addresses(),
             "workers": settings.workers,
             "worker_class": "wxsup.worker.Worker",
             "worker_connections": 10000,
@@ -64,6 +103,19 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "on_exit": self._on_exit,
         }.items():
             self.cfg.set(name, value)
+
+    def run(self) -> None:
+        """Run until told to stop."""
+        _Arbiter(self).run()
+
+    def reload(self) -> None:
+        """Take the settings as they are now; with bad ones go on as before."""
+        try:
+            self._settings = self._load()
+        except SettingInvalid as ex:
+            logger.error("settings not reloaded", extra={"action": "reload", "reason": str(ex)})
+        daemon.set_up_logging(self._settings.log_level, self._settings.log_path)
+        super().reload()
 
     def load(self) -> Any:
         # Imported here: gevent has patched the standard library by now, and must have before these modules load.
@@ -96,8 +148,10 @@ class _Server(BaseApplication):  # type: ignore[misc]
             files.replace(self._settings.pid_path, str(os.getpid()), durable=False)
         except OSError as ex:
             logger.error("pid file not written", extra={"action": "listen", "reason": str(ex)})
-        addresses = ",".join(map(str, self._settings.listen))
-        logger.info("controller listens", extra={"action": "listen", "addresses": addresses})
+        logger.info("controller listens", extra={"action": "listen", "addresses": ",".join(self._addresses())})
+
+    def _addresses(self) -> list[str]:
+        return self._inherited or [str(address) for address in self._settings.listen]
 
     def _on_exit(self, arbiter: Any) -> None:
         with suppress(OSError):

@@ -10,14 +10,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from wxsup import values
+from wxsup import options, values
 from wxsup.errors import SettingInvalid
 from wxsup.options import Ilink
 from wxsup.values import Address, declare
 
 ENVIRONMENT = "WXSUP_"
 CONFIG = "WXSUP_CONFIG"
-CONFIG_FILES = (Path("wxsup.toml"), Path("/etc/wxsup/wxsup.toml"))
+CONFIG_FILES = (Path("wxsup.toml"), Path("~/.config/wxsup/wxsup.toml"), Path("/etc/wxsup/wxsup.toml"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +51,32 @@ class Settings(Ilink):
     state_dir: Path = declare("var", values.path, "folder of everything that is kept")
     backend_path: Path = declare("{state_dir}/clients", values.path, "folder of the client records")
     session_dir: Path = declare("{state_dir}/session", values.path, "folder of the sessions: tokens and messages")
-    tmpdir: Path = declare("{state_dir}/run", values.path, "folder of state files, login pictures, sockets")
+    run_dir: Path = declare("{state_dir}/run", values.path, "folder of the controller's own locks and sockets")
+    tmpdir: Path = declare("{run_dir}", values.path, "folder of the clients' state files and login pictures")
     log_dir: Path = declare("{state_dir}/log", values.path, "folder of the logs that supervisord writes")
     pid_path: Path = declare(
-        "{tmpdir}/mojo_weixin_controller_process.pid", values.path, "process number of the controller"
+        "{run_dir}/mojo_weixin_controller_process.pid", values.path, "process number of the controller"
     )
     template_path: Path | None = declare(
         "", values.optional(values.path), "template of a client's program section, in place of ours"
     )
-    supervisor: str = declare("supervisord", values.choice("supervisord"), "which supervisor runs the clients")
-    supervisord_socket: Path = declare("{tmpdir}/supervisor.sock", values.path, "unix socket of supervisord")
+    supervisor: str = declare(
+        "supervisord", values.choice("supervisord", "systemd"), "which supervisor runs the clients"
+    )
+    supervisord_socket: Path = declare("{run_dir}/supervisor.sock", values.path, "unix socket of supervisord")
     supervisord_include: Path = declare(
         "{state_dir}/conf.d", values.path, "folder that supervisord includes program sections (*.conf) from"
+    )
+    systemd_scope: str = declare(
+        "system", values.choice("system", "user"), "which systemd: that of the system or that of the user"
+    )
+    driver: str = declare(
+        options.DRIVERS[0],
+        values.choice(*options.DRIVERS, options.FOREIGN),
+        "what a client is that is started without a driver; command: a program of your own",
+    )
+    command: str = declare(
+        "", values.command, "command line of that program, which honours the MOJO_WEIXIN_* variables"
     )
     sandbox_listen: Address = declare("127.0.0.1:2080", values.address, "address of the sandbox")
 
@@ -75,7 +89,7 @@ def load(
 ) -> Settings:
     """Return the settings in force; raise SettingInvalid naming the setting, its value and its source.
 
-    The file is `config`, else what WXSUP_CONFIG names, else ./wxsup.toml or /etc/wxsup/wxsup.toml if there is one.
+    The file is `config`, else what WXSUP_CONFIG names, else the first of CONFIG_FILES that there is.
     """
     environment = os.environ if environment is None else environment
     sources: dict[str, str] = {}
@@ -93,6 +107,8 @@ def load(
         settings = values.read(Settings, given)
     except ValueError as ex:
         raise SettingInvalid(f"{sources.get(str(ex).split(' ', 1)[0], 'default')}: {ex}") from ex
+    if settings.driver == options.FOREIGN and not settings.command:
+        raise SettingInvalid(f"{sources['driver']}: driver is {settings.driver!r}, but there is no command")
     for address in settings.listen:
         if not address.loopback:
             raise SettingInvalid(
@@ -109,15 +125,15 @@ def as_environment(flags: Mapping[str, str]) -> dict[str, str]:
 
 def _from_systemd(environment: Mapping[str, str]) -> dict[str, str]:
     """Take the folders that systemd made for the unit (systemd.exec(5), StateDirectory= and its relatives)."""
-    names = {"STATE_DIRECTORY": "state_dir", "RUNTIME_DIRECTORY": "tmpdir", "LOGS_DIRECTORY": "log_dir"}
+    names = {"STATE_DIRECTORY": "state_dir", "RUNTIME_DIRECTORY": "run_dir", "LOGS_DIRECTORY": "log_dir"}
     return {names[name]: environment[name] for name in names if name in environment}
 
 
 def config_file(config: Path | None, environment: Mapping[str, str] | None = None) -> Path | None:
-    """Return the settings file in force: `config`, what WXSUP_CONFIG names, ./wxsup.toml, /etc/wxsup/wxsup.toml."""
+    """Return the settings file in force: `config`, what WXSUP_CONFIG names, or the first of CONFIG_FILES."""
     environment = os.environ if environment is None else environment
     named = config or (Path(environment[CONFIG]) if CONFIG in environment else None)
-    return named or next((path for path in CONFIG_FILES if path.is_file()), None)
+    return named or next((path for path in map(Path.expanduser, CONFIG_FILES) if os.access(path, os.F_OK)), None)
 
 
 def _from_file(config: Path | None, environment: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:

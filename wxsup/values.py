@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
@@ -186,6 +187,15 @@ def optional(one: Parser) -> Parser:
         return one(value) if value else None
 
     return take
+
+
+def command(value: str) -> str:
+    """Take a command line as the shell would split it, or nothing."""
+    try:
+        shlex.split(text(value))
+    except ValueError as ex:
+        raise ValueError(f"it is not a command line ({ex})") from ex
+    return value
 
 
 def pattern(value: str) -> str:

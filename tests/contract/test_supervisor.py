@@ -17,12 +17,14 @@ import pytest
 
 from tests.deadline import eventually
 from tests.installation import SCRIPTS, alive
+from tests.machine import Machine, require
 from wxsup import names
 from wxsup.errors import StartFailed, SupervisorUnreachable
-from wxsup.model import Client, State
+from wxsup.model import Client, State, Status
 from wxsup.supervisors import Supervisor
 from wxsup.supervisors.memory import Memory
 from wxsup.supervisors.supervisord import Supervisord
+from wxsup.supervisors.systemd import Systemd
 
 HOSTILE = ["客服 02", "%s%(x)s", "a;b #c", "..", "-rf", "'\"", "{{7*7}}${HOME}"]
 SLEEPER = [sys.executable, "-c", "import signal; signal.pause()"]
@@ -141,9 +143,100 @@ def supervisord(folder: Path) -> Iterator[Kind]:
         real.down()
 
 
-@pytest.fixture(params=[memory, supervisord], ids=lambda kind: kind.__name__)
+class RealSystemd:
+    """The systemd of a machine, whose clients are small programs."""
+
+    TEMPLATE = """
+[Unit]
+StartLimitIntervalSec=60
+StartLimitBurst=2
+[Service]
+Type=exec
+Environment=COMMAND="sleep infinity"
+EnvironmentFile=-/run/test/%i
+ExecStart=/bin/sh -c "exec ${COMMAND}"
+Restart=on-failure
+RestartSec=100ms
+TimeoutStopSec=2
+"""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.supervisor = Systemd(machine.bus)
+        machine.path("/run/test").mkdir(exist_ok=True)
+        machine.path("/run/systemd/system/wxclient@.service").write_text(self.TEMPLATE)
+        machine.systemctl("daemon-reload")
+
+    def up(self) -> None:
+        self.machine.systemctl("start", "dbus.socket", "dbus.service")
+        eventually(self._answers, what="systemd")
+
+    def down(self) -> None:
+        self.machine.systemctl("stop", "dbus.socket", "dbus.service")
+
+    def clear(self) -> None:
+        self.machine.systemctl("unmask", "--runtime", "wxclient@alice")
+        for path in self.machine.path("/run/test").iterdir():
+            path.unlink()
+        for slug in self.supervisor.status():
+            self.supervisor.stop(client(names.name(slug)))
+
+    def unit(self, client: Client) -> str:
+        return f"wxclient@{client.slug}.service"
+
+    def command(self, client: Client, command: str) -> None:
+        self.machine.path(f"/run/test/{client.slug}").write_text(f"COMMAND={shlex.quote(command)}\n")
+
+    def operator_stop(self, client: Client) -> None:
+        self.machine.systemctl("stop", self.unit(client))
+
+    def kill(self, client: Client) -> None:
+        self.machine.systemctl("kill", "--signal=KILL", self.unit(client))
+
+    def refuse(self, client: Client) -> None:
+        self.machine.systemctl("mask", "--runtime", self.unit(client))
+
+    def fail(self, client: Client) -> None:
+        """Let the client end at once from now on, and wait until systemd has given up on it."""
+        self.command(client, "false")
+        self.supervisor.stop(client)
+        self.supervisor.start(client)
+        eventually(lambda: self.supervisor.status(client.slug)[client.slug].state is State.FAILED)
+        self.command(client, "sleep infinity")
+
+    def _answers(self) -> bool:
+        try:
+            self.supervisor.status()
+        except SupervisorUnreachable:
+            return False
+        return True
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    require()
+    with Machine(tmp_path_factory.mktemp("machine")) as found:
+        yield found
+
+
+@contextmanager
+def systemd(machine: Machine) -> Iterator[Kind]:
+    real = RealSystemd(machine)
+    yield Kind(
+        real.supervisor,
+        crash=real.fail,
+        operator_stop=real.operator_stop,
+        refuse=real.refuse,
+        unreachable=real.down,
+        reachable=real.up,
+    )
+    real.clear()
+
+
+@pytest.fixture(params=[memory, supervisord, systemd], ids=lambda kind: kind.__name__)
 def kind(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Kind]:
-    with request.param(short_path) as found:
+    where = request.getfixturevalue("machine") if request.param is systemd else short_path
+    with request.param(where) as found:
         yield found
 
 
@@ -206,7 +299,7 @@ def test_hostile_names_start_and_stop(kind: Kind, name: str) -> None:
 
 def test_what_cannot_be_started_is_refused_with_the_reason_and_leaves_nothing(kind: Kind) -> None:
     kind.refuse(client())
-    with pytest.raises(StartFailed, match=r"no such program|/nonexistent/program"):
+    with pytest.raises(StartFailed, match=r"no such program|/nonexistent/program|masked"):
         kind.supervisor.start(client())
     assert kind.supervisor.status() == {}
     assert not any(path.exists() for path in kind.supervisor.render(client()))
@@ -225,7 +318,7 @@ def test_a_failed_one_shows_its_reason_and_can_be_started_again(kind: Kind) -> N
 def test_an_operators_stop_shows_at_once(kind: Kind) -> None:
     kind.supervisor.start(client())
     kind.operator_stop(client())
-    status = kind.supervisor.status()["alice"]
+    status = kind.supervisor.status().get("alice", Status(State.STOPPED))  # systemd soon forgets who is down
     assert (status.state, status.pid) == (State.STOPPED, 0)
     assert kind.supervisor.start(client()).pid
 

@@ -24,6 +24,7 @@ from wxsup.client.drivers.ilink.login import QrLogin, draw
 from wxsup.client.drivers.ilink.session import Session
 from wxsup.client.drivers.ilink.wire import ApiError, TokenDead, Wire
 from wxsup.client.http import TransportError
+from wxsup.client.pulse import Pulse
 from wxsup.client.state import Login, LoginState
 from wxsup.options import Options
 
@@ -97,7 +98,7 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
             chosen = options(tmp_path, ilink_base="http://{}:{}".format(*server.address), **given)
             state, stopped, told = LoginState(chosen.state_path, {}), threading.Event(), list[str]()
             wire = Wire(chosen)
-            login = QrLogin(wire, state, chosen, stopped)
+            login = QrLogin(wire, state, chosen, stopped, Pulse())
             login.shown = lambda path, picture: told.append(f"code {qr_text(picture)}")
             login.digits_wanted = lambda: told.append("digits")
             login.refused = lambda reason: told.append(f"refused: {reason}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wxsup.deployment import deployed
+from wxsup.deployment import Place, deployed, of_user, settings_file, units
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 
@@ -21,7 +21,43 @@ def test_deploy_holds_nothing_else() -> None:
     assert files - {"README.md"} == set(deployed())
 
 
-def test_another_prefix_shows_everywhere() -> None:
-    files = deployed(prefix=Path("/opt/wx"), state_dir=Path("/srv/state"))
+def test_another_place_shows_everywhere() -> None:
+    place = Place(
+        prefix=Path("/opt/wx"),
+        programs=Path("/opt/wx/bin"),
+        config=Path("/opt/etc/wx.toml"),
+        state_dir=Path("/srv/state"),
+        session_dir=Path("/srv/session"),
+        run_dir=Path("/opt/run"),
+        client_run_dir=Path("/opt/clients"),
+        log_dir=Path("/srv/log"),
+        listen=("127.0.0.1:1", "[::1]:2"),
+    )
+    files = deployed(place)
     assert "/opt/wx/bin/wxclient %i" in files["systemd/wxclient@.service"]
-    assert not any("/usr/lib/wxsup" in text or "/var/lib/wxsup" in text for text in files.values())
+    assert "ListenStream=127.0.0.1:1\nListenStream=[::1]:2\n" in files["systemd/wxcontroller.socket"]
+    for default in ("/usr/local", "/var/lib/wx", "/run/wx", "/etc/wxsup", "/var/log/wxsup"):
+        assert not [name for name, text in files.items() if default in text]
+
+
+def test_an_installation_is_everything_that_deploy_has_for_systemd() -> None:
+    texts = [*units(Place()).values(), settings_file(Place())]
+    assert sorted(texts) == sorted(text for name, text in deployed().items() if name.startswith("systemd/"))
+
+
+@pytest.mark.parametrize(("prefix", "rules"), [("/usr", "/usr/share/polkit-1"), ("/usr/local", "/etc/polkit-1")])
+def test_the_polkit_rule_lies_where_polkit_looks(prefix: str, rules: str) -> None:
+    paths = units(Place(prefix=Path(prefix)))
+    assert Path(rules) / "rules.d/50-wxsup.rules" in paths
+    assert Path(prefix) / "lib/systemd/system/wxclient@.service" in paths
+
+
+def test_for_the_systemd_of_a_user_nothing_asks_for_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CONFIG", "STATE", "RUNTIME"):
+        monkeypatch.delenv(f"XDG_{name}_{'DIR' if name == 'RUNTIME' else 'HOME'}", raising=False)
+    monkeypatch.setenv("HOME", "/home/me")
+    place = of_user(programs=Path("/home/me/venv/bin"))
+    found = units(place)
+    assert {path.parent for path in found} == {Path("/home/me/.config/systemd/user")}
+    assert not [path for path, text in found.items() if "User=" in text or "PrivateUsers" in text or "/var/" in text]
+    assert 'systemd_scope = "user"' in settings_file(place)

@@ -5,54 +5,48 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from wxsup import __version__, daemon, files, names, options, record
+from wxsup import __version__, daemon, files, names, record
 from wxsup.client.drivers import Driver
 from wxsup.client.drivers.ilink import Ilink
 from wxsup.client.events import Events
+from wxsup.client.lock import only_copy
 from wxsup.client.openwx import Openwx
 from wxsup.client.server import Server
 from wxsup.client.state import Login, LoginState
 from wxsup.client.store import Store
-from wxsup.errors import RecordInvalid
 from wxsup.model import Exit
 from wxsup.options import Options
 
 logger = logging.getLogger(__name__)
 
-LOCK_TIMEOUT = 15.0  # the time that an old copy may need to end
-LOCK_LOOK = 0.2
 DRIVER_END = 1.5  # with FLUSH: a stop may take 3 s
 FLUSH = 1.0
+
+SELF_TIMEOUT = 10.0
+WAITS = {
+    Login.SCANING: "waits until its login code is scanned (get_qrcode)",
+    Login.CONFIRMING: "waits until the login is confirmed on the phone",
+}
+WAITS_PARKED = "waits for relogin"
 
 PLUGINS = [{"name": "Mojo::Weixin::Plugin::Openwx", "priority": 98, "auto_call": None, "call_on_load": 1}]
 
 
-def run(slug: str, record_path: Path | None, secret_path: Path | None, stop: threading.Event) -> Exit:
-    """Run the client `slug` until `stop`; its options come from its record, or from the environment without one."""
-    daemon.set_up_logging("info")
-    try:
-        environment = record.variables(record_path.read_text(encoding="utf-8")) if record_path else os.environ
-        chosen = options.from_environment(environment)
-        if names.slug(chosen.account) != slug:
-            raise RecordInvalid(f"the record is of {chosen.account!r}, not of {slug}")
-        secret = _secret(secret_path)
-    except (OSError, ValueError, RecordInvalid) as ex:
-        logger.error("record not usable", extra={"action": "start", "client": slug, "reason": str(ex)})
-        return Exit.USAGE
-    daemon.set_up_logging(chosen.log_level)
+def run(slug: str, chosen: Options, environment: Mapping[str, str], secret: str, stop: threading.Event) -> Exit:
+    """Run the client `slug`, with what its record says and the secret that calls must carry, until `stop`."""
     daemon.set_title(names.process_title(chosen.account))
     try:
         for folder in (chosen.tmpdir, chosen.cookie_path.parent):
             files.private_directory(folder)
-        with _only_copy(chosen.cookie_path.parent / "lock", stop):
+        with only_copy(chosen.cookie_path.parent / "lock", stop):
             return _Account(slug, chosen, environment, secret, stop).run()
     except BlockingIOError:
         if stop.is_set():
@@ -62,21 +56,6 @@ def run(slug: str, record_path: Path | None, secret_path: Path | None, stop: thr
     except OSError as ex:
         logger.error("client not started", extra={"action": "start", "client": chosen.account, "reason": str(ex)})
         return Exit.FAILED
-
-
-@contextlib.contextmanager
-def _only_copy(path: Path, stop: threading.Event) -> Iterator[None]:
-    """Hold the account's lock; raise BlockingIOError when another copy does not end in time, or when we are to stop."""
-    deadline = time.monotonic() + LOCK_TIMEOUT
-    with contextlib.ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(files.locked(path, timeout=LOCK_LOOK))
-                break
-            except BlockingIOError:
-                if stop.is_set() or time.monotonic() >= deadline:
-                    raise
-        yield
 
 
 class _Account:
@@ -111,6 +90,7 @@ class _Account:
         chosen = self._options
         events = Events(store, chosen)
         self._state.changed = lambda old, new: self._tell(events, old, new)
+        self._state.entered = self._show
         self._state.enter(Login.LOADING)
         driver = Ilink(chosen, self._state, store, events, started=self._environment.get("WXCLIENT_CREATED", ""))
         api = Openwx(chosen, self._state, driver, events, secret=self._secret, stop=self._stop.set)
@@ -124,7 +104,8 @@ class _Account:
         worker = threading.Thread(target=self._drive, args=(driver,), name="drive", daemon=True)
         worker.start()
         logger.info("client listens", extra={"action": "listen", "client": chosen.account})
-        daemon.wait(self._stop)
+        watchdog = daemon.Watchdog(lambda: self._ailing(driver, events))
+        daemon.wait(self._stop, watchdog.tick)
         self._end(driver, worker, events)
         server.close()
         return self._exit
@@ -148,9 +129,33 @@ class _Account:
         logger.info("client stopped", extra={"action": "stop", "client": self._options.account})
 
     def _tell(self, events: Events, old: Login, new: Login) -> None:
-        daemon.notify(f"STATUS={new.value}")
         logger.info("state changed", extra={"action": "state", "client": self._options.account, "state": new.value})
         events.event("state_change", old.value, new.value)
+
+    def _show(self) -> None:
+        """Tell ``systemctl status`` where we stand, since when, and what we wait for."""
+        current = self._state.current
+        parked = current is Login.SCANING and self._state.detail("parked")
+        text = f"parked: nobody scanned; {WAITS_PARKED}" if parked else WAITS.get(current, "")
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._state.since))
+        daemon.notify(f"STATUS={current.value} since {since}" + (f": {text}" if text else ""))
+
+    def _ailing(self, driver: Driver, events: Events) -> str:
+        """Say which part of us hangs, "" when all goes on."""
+        if driver.pulse.late:
+            return "the account's thread hangs"
+        if events.pulse.late:
+            return "the thread that posts reports hangs"
+        try:
+            # All that a caller needs: the port, a thread, an answer.
+            with socket.create_connection(
+                ("127.0.0.1", self._options.plugin_openwx_port), timeout=SELF_TIMEOUT
+            ) as call:
+                call.sendall(b"OPTIONS * HTTP/1.1\r\nHost: client\r\nConnection: close\r\n\r\n")
+                answered = call.recv(1)
+        except OSError as ex:
+            return f"our own port does not answer: {ex}"
+        return "" if answered else "our own port hangs up"
 
     def _refuse(self, reason: str, code: Exit) -> Exit:
         logger.error("client not started", extra={"action": "start", "client": self._options.account, "reason": reason})
@@ -158,25 +163,11 @@ class _Account:
         return code
 
 
-def _secret(path: Path | None) -> str:
-    """Return the secret that calls must carry, from `path` or from systemd (systemd.exec(5), LoadCredential=)."""
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    if path is None and credentials:
-        path = Path(credentials) / "secret"
-    if path is None:
-        logger.warning("no secret: whoever can reach the port can use the account", extra={"action": "start"})
-        return ""
-    secret = path.read_text(encoding="ascii").strip()
-    if not secret:
-        raise RecordInvalid(f"{path} is empty")
-    return secret
-
-
 def _facts(chosen: Options, environment: Mapping[str, str]) -> dict[str, Any]:
     """Return what the state file always says, in the types of the document's example."""
     return {
         "account": chosen.account,
-        "driver": environment.get("WXCLIENT_DRIVER", ""),
+        "driver": environment.get(record.DRIVER, ""),
         "pid": os.getpid(),
         "os": sys.platform,
         "version": __version__,

@@ -27,6 +27,6 @@ def main() -> None:
     arguments = parser.parse_args()
     daemon.stop_with_supervisord()
 
-    from wxsup.client.account import run
+    from wxsup.client.entry import run
 
     sys.exit(run(arguments.slug, arguments.record, arguments.secret, _stop))

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wxsup.client.http import Http, TransportError
+from wxsup.client.pulse import Pulse
 from wxsup.client.store import Store
 from wxsup.options import Options
 
@@ -42,6 +43,7 @@ class Events:
         self._http = Http(keep=True)
         self._heart_http = Http()
         self._posted = 0
+        self.pulse = Pulse()
         self._poster = threading.Thread(target=self._post_all, name="post", daemon=True)
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -142,13 +144,16 @@ class Events:
                 return
             pause = min(max(RETRY_FIRST, 2 * pause), RETRY_MOST)
             logger.warning("report not taken", extra={"action": "post", "reason": reason, "retry_in": pause})
+            self.pulse.within(2 * pause)
             with self._news:
                 self._news.wait_for(lambda: self._stopping, pause * random.uniform(0.8, 1.2))
 
     def _post_next(self) -> str | None:
         """Wait for a report and post it; return why it was not taken, "" if it was, None when all is done."""
+        self.pulse.rest()
         with self._news:
             self._news.wait_for(lambda: self._stopping or self._store.event_to_post() is not None)
+        self.pulse.within(POST_TIMEOUT)
         waiting = self._store.event_to_post()
         if waiting is None:
             return None

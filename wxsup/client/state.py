@@ -34,8 +34,8 @@ class LoginState:
     """The state and what belongs to it; every change is in the file before anybody hears of it.
 
     `facts` are written as they are. `changed(old, new)` is called after each change of the state itself, in the order
-    of the changes: whoever holds a lock that it takes must not call us. What the disk does not take is written with
-    the next note.
+    of the changes, `entered()` in every call of enter(): whoever holds a lock that they take must not call us. What the
+    disk does not take is written with the next note.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
@@ -47,6 +47,8 @@ class LoginState:
         self.current = Login.INIT
         self._previous: Login | None = None
         self.changed: Callable[[Login, Login], None] = lambda old, new: None
+        self.entered: Callable[[], None] = lambda: None
+        self.since = time.time()
         self._write()
 
     def enter(self, new: Login, **details: Any) -> None:
@@ -56,8 +58,9 @@ class LoginState:
             old = self.current
             moved = new is not old and old is not Login.STOP
             if moved:
-                self.current, self._previous = new, old
+                self.current, self._previous, self.since = new, old, time.time()
             self._write()
+            self.entered()
             if moved:
                 self.changed(old, new)
 

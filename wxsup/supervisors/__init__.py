@@ -41,7 +41,14 @@ class Supervisor(ABC):
 
     @abstractmethod
     def status(self, *slugs: str) -> Mapping[str, Status]:
-        """Return the Status of every client the supervisor knows, by slug, or only of `slugs`; asks once."""
+        """Return the Status of every client the supervisor knows, by slug, or only of `slugs`; asks once.
+
+        One that it does not know is down. Raises SupervisorUnreachable.
+        """
+
+    def check(self) -> None:
+        """Raise SupervisorUnreachable, with what to do about it, unless clients could be started and stopped."""
+        self.status()
 
     def address(self, client: Client) -> tuple[str, int]:
         """Return where `client` listens."""

@@ -10,11 +10,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+from wxsup.client.pulse import Pulse
 from wxsup.model import Exit
 
 
 class Driver(ABC):
     """One account; objects are those of openwx-api.md 2."""
+
+    #: What run() tells how long each of its steps may take.
+    pulse: Pulse
 
     #: What it is called in start_client, and what it can do, for get_client_info.
     name: str

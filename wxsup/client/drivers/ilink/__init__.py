@@ -22,6 +22,7 @@ from wxsup.client.drivers.ilink.session import Session
 from wxsup.client.drivers.ilink.wire import ApiError, TokenDead, Wire
 from wxsup.client.events import Events
 from wxsup.client.http import TransportError, TransportTimeout
+from wxsup.client.pulse import Pulse
 from wxsup.client.state import Login, LoginState
 from wxsup.client.store import Store
 from wxsup.errors import NotLoggedIn
@@ -57,7 +58,8 @@ class Ilink(Driver):
         self._sender = Sender(
             self._wire, self._gate, options, state, store, events, current=self._current, stopped=self._stopped
         )
-        self._login = QrLogin(self._wire, state, options, self._stopped)
+        self.pulse = Pulse()
+        self._login = QrLogin(self._wire, state, options, self._stopped, self.pulse)
         self._login.shown = self._tell_code
         self._login.digits_wanted = lambda: events.event("input_verifycode")
         self._login.refused = self._tell_refused
@@ -141,6 +143,7 @@ class Ilink(Driver):
         """Show no more codes, since nobody is there to scan them; in an hour the old login is tried again."""
         logger.warning("nobody scanned; parked", extra={"action": "login", "codes": self._options.qrcode_count_max})
         self._state.enter(Login.SCANING, parked=True)
+        self.pulse.within(PARKED)
         self._stopped.wait(PARKED)
 
     def _tell_code(self, path: Path, picture: bytes) -> None:
@@ -191,6 +194,7 @@ class Ilink(Driver):
         cursor, hold, pause, errors = self._store.get(key), HOLD, 0.0, 0
         while not self._stopped.is_set():
             asked = time.monotonic()
+            self.pulse.within(hold)
             try:
                 reply = self._wire.get_updates(current.base_url, current.token, cursor, hold)
             except TransportTimeout:
@@ -204,6 +208,7 @@ class Ilink(Driver):
                 pause = min(max(RETRY_FIRST, 2 * pause), RETRY_MOST)
                 logger.warning("poll failed", extra={"action": "poll", "reason": str(ex), "retry_in": pause})
                 self._state.note(poll_errors=errors, last_error={"errmsg": str(ex), "at": int(time.time())})
+                self.pulse.within(2 * pause)
                 self._stopped.wait(pause * random.uniform(0.8, 1.2))
                 continue
             pause, hold = 0.0, _hold(reply, hold)
@@ -261,6 +266,7 @@ class Ilink(Driver):
             except (sqlite3.Error, OSError) as ex:
                 logger.error("cannot be kept", extra={"action": "keep", "what": what, "reason": str(ex)})
                 self._state.note(last_error={"errmsg": f"{what} cannot be kept: {ex}", "at": int(time.time())})
+                self.pulse.within(pause)
                 self._stopped.wait(pause)
                 pause = min(2 * pause, RETRY_MOST)
 

@@ -15,6 +15,7 @@ from wxsup import files
 from wxsup.client.drivers.ilink.session import Session
 from wxsup.client.drivers.ilink.wire import ApiError, Wire
 from wxsup.client.http import TransportError
+from wxsup.client.pulse import Pulse
 from wxsup.client.state import Login, LoginState
 from wxsup.errors import NotLoggedIn
 from wxsup.options import Options
@@ -44,10 +45,11 @@ class _Code:
 class QrLogin:
     """Shows codes until one is confirmed; `shown(path, picture)` and `digits_wanted()` are told to the world.
 
-    `stopped` ends it. Nothing of the code but its picture leaves this object.
+    `stopped` ends it, `pulse` is told of its steps. Nothing of the code but its picture leaves this object.
     """
 
-    def __init__(self, wire: Wire, state: LoginState, options: Options, stopped: threading.Event) -> None:
+    def __init__(self, wire: Wire, state: LoginState, options: Options, stopped: threading.Event, pulse: Pulse) -> None:
+        self._pulse = pulse
         self._wire = wire
         self._state = state
         self._options = options
@@ -99,6 +101,7 @@ class QrLogin:
             except (TransportError, ApiError, OSError) as ex:
                 logger.warning("no login code", extra={"action": "login", "reason": str(ex), "retry_in": pause})
                 self._state.enter(Login.SCANING, last_error={"errmsg": str(ex), "at": int(time.time())})
+                self._pulse.within(pause)
                 self._stopped.wait(pause)
                 pause = min(2 * pause, RETRY_MOST)
                 continue
@@ -127,6 +130,7 @@ class QrLogin:
         if wanted:
             self._await_digits(code)
         began = time.monotonic()
+        self._pulse.within(POLL_TIMEOUT)
         timeout = DIGITS_POLL_TIMEOUT if wanted and not code.digits else POLL_TIMEOUT
         try:
             reply = self._wire.get_qrcode_status(code.base, code.key, code.digits, timeout=timeout)

@@ -1,0 +1,307 @@
+"""systemd over D-Bus: a client is an instance of the template unit ``wxclient@``; org.freedesktop.systemd1(5).
+
+What tells one instance from another is its record, which the unit reads by itself: there is nothing to install for a
+client, and nothing to reload. An instance that is down is the same to systemd as one that never was, so status() has
+neither.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jeepney import DBusAddress, HeaderFields, MatchRule, Properties
+
+from wxsup import faults, names
+from wxsup.dbus import Bus, CallRefused
+from wxsup.errors import StartFailed, SupervisorUnreachable
+from wxsup.model import Client, State, Status
+from wxsup.supervisors import Supervisor
+
+CALL_TIMEOUT = 20.0
+START_TIMEOUT = 30.0
+CONNECTIONS = 32  # dbus-daemon lets one user have 256
+STOP_TIMEOUT = 30.0  # more than TimeoutStopSec=, after which systemd kills
+
+_SYSTEMD = "org.freedesktop.systemd1"
+_MANAGER = DBusAddress("/org/freedesktop/systemd1", _SYSTEMD, f"{_SYSTEMD}.Manager")
+_UNIT, _SERVICE = f"{_SYSTEMD}.Unit", f"{_SYSTEMD}.Service"
+_NOT_LOADED = f"{_SYSTEMD}.NoSuchUnit"
+# What StartUnit says of the unit, and not of the bus or of our rights.
+_UNSTARTABLE = frozenset(
+    f"{_SYSTEMD}.{name}"
+    for name in ("NoSuchUnit", "LoadFailed", "BadUnitSetting", "UnitMasked", "TransactionIsDestructive", "JobFailed")
+)
+
+_FORBIDDEN = ("org.freedesktop.DBus.Error.AccessDenied", "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired")
+_NO_CLIENT = "-"  # no slug
+
+_STATES = {
+    "active": State.RUNNING,
+    "reloading": State.RUNNING,
+    "activating": State.STARTING,
+    "deactivating": State.STOPPING,
+    "inactive": State.STOPPED,
+    "maintenance": State.STOPPED,  # its folders are being cleaned
+    "failed": State.FAILED,
+}
+_DOWN = ("inactive", "maintenance")
+# What a Status is made of, each with the interface that has it.
+_PROPERTIES = {
+    "ActiveState": _UNIT,
+    "StateChangeTimestamp": _UNIT,
+    "MainPID": _SERVICE,
+    "ExecMainStartTimestamp": _SERVICE,
+    "ExecMainCode": _SERVICE,
+    "ExecMainStatus": _SERVICE,
+    "Result": _SERVICE,
+    "NRestarts": _SERVICE,
+    "ControlGroup": _SERVICE,
+}
+# systemd's own hierarchy: beside the controllers' ones in cgroups v1, the only one in v2 (cgroups(7)).
+_CGROUPS = next(
+    path for path in map(Path, ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup")) if path.is_dir() or path.name == "cgroup"
+)
+_EXITED = 1  # CLD_EXITED of waitid(2); with every other code the status is the number of a signal
+
+
+class Systemd(Supervisor):
+    """The systemd on the bus at `address`, or at the ``SYSTEM`` or the ``SESSION`` bus."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._free = threading.BoundedSemaphore(CONNECTIONS)
+        self._known: dict[str, _Known] = {}
+
+    def render(self, client: Client) -> Mapping[Path, str]:
+        return {}
+
+    def start(self, client: Client) -> Status:
+        unit = _unit(client.slug)
+        with self._asking() as bus:
+            path = _call(bus, "LoadUnit", "s", unit)
+            (shown,) = _show(bus, [path])
+            if shown["MainPID"] and shown["ActiveState"] != "deactivating":
+                return _status(shown)
+            if shown["ActiveState"] == "failed":
+                _forget_failure(bus, unit)
+            try:
+                shown = _start(bus, unit, path)
+            except StartFailed:
+                _stop(bus, unit, path)  # it would be tried again, and show as failed
+                raise
+            faults.point("start.spawned")
+            return _status(shown)
+
+    def stop(self, client: Client) -> None:
+        unit = _unit(client.slug)
+        with self._asking() as bus:
+            _stop(bus, unit, _call(bus, "LoadUnit", "s", unit))
+            faults.point("stop.stopped")
+            # Its state file and login picture: the controller may only read them. Its session stays.
+            with _tolerated(_NOT_LOADED, f"{_SYSTEMD}.NothingToClean", f"{_SYSTEMD}.UnitBusy"):
+                _call(bus, "CleanUnit", "sas", unit, ["runtime"])
+            faults.point("stop.removed")
+
+    def status(self, *slugs: str) -> Mapping[str, Status]:
+        patterns = [_unit(slug) for slug in slugs] or [_unit("*")]
+        with self._asking() as bus:
+            listed = _call(bus, "ListUnitsByPatterns", "asas", [], patterns)
+            up = {entry[0]: entry[6] for entry in listed if entry[3] not in _DOWN}
+            found = {unit: known for unit in up if (known := self._known.get(unit)) and known.stands()}
+            changed = {unit: path for unit, path in up.items() if unit not in found}
+            for unit, shown in zip(changed, _show(bus, changed.values()), strict=True):
+                found[unit] = _Known(_status(shown), _processes_file(shown))
+        self._known = {**self._known, **found} if slugs else found
+        statuses = {_slug_of(unit): known.status for unit, known in found.items()}
+        return {slug: status for slug, status in statuses.items() if slug and status.state is not State.STOPPED}
+
+    def check(self) -> None:
+        unit = _unit(_NO_CLIENT)
+        with self._asking() as bus:
+            path = _call(bus, "LoadUnit", "s", unit)
+            _, loaded = bus.ask(Properties(DBusAddress(path, _SYSTEMD, _UNIT)).get("LoadState"))
+            if loaded != "loaded":
+                raise SupervisorUnreachable(f"the unit wxclient@.service is {loaded}; make install brings it")
+            _stop(bus, unit, path)  # it never runs; what shows is whether we may
+
+    @contextmanager
+    def _asking(self) -> Iterator[Bus]:
+        """Yield a connection of its own; turn "could not ask", and "may not", into one exception."""
+        if not self._free.acquire(timeout=CALL_TIMEOUT):
+            raise SupervisorUnreachable("too many questions to systemd wait already")
+        try:
+            with Bus(self._address, timeout=CALL_TIMEOUT) as bus:
+                yield bus
+        except CallRefused as ex:
+            hint = "; is the polkit rule of wxsup installed, and are you its user?" if ex.name in _FORBIDDEN else ""
+            raise SupervisorUnreachable(f"systemd refuses: {ex}{hint}") from ex
+        except OSError as ex:
+            raise SupervisorUnreachable(f"D-Bus: {ex}") from ex
+        finally:
+            self._free.release()
+
+
+class _Known:
+    """What was last said of a running unit, which stands as long as its processes are the same.
+
+    To ask for all again would take 20 times as long.
+
+    `processes` is the file that lists them (cgroup.procs of cgroups(7)), None where they cannot be told.
+    """
+
+    def __init__(self, status: Status, processes: Path | None) -> None:
+        self.status = status
+        self._path = processes
+        self._processes = _read(processes)
+        self._told = str(status.pid) in self._processes.split()
+
+    def stands(self) -> bool:
+        """Tell whether nothing can have changed."""
+        return self._told and _read(self._path) == self._processes
+
+
+def _unit(slug: str) -> str:
+    return f"wxclient@{slug}.service"
+
+
+def _slug_of(unit: str) -> str | None:
+    return names.slug_of(names.program(unit.removeprefix("wxclient@").removesuffix(".service")))
+
+
+def _call(bus: Bus, method: str, signature: str = "", *arguments: Any) -> Any:
+    return bus.call(_MANAGER, method, signature, *arguments)
+
+
+def _show(bus: Bus, paths: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the _PROPERTIES of the units at `paths`, asked for all at once."""
+    questions = [
+        Properties(DBusAddress(path, _SYSTEMD, interface)).get(name)
+        for path in paths
+        for name, interface in _PROPERTIES.items()
+    ]
+    values = [value for _, value in bus.ask_all(questions)]
+    width = len(_PROPERTIES)
+    return [dict(zip(_PROPERTIES, values[at : at + width], strict=True)) for at in range(0, len(values), width)]
+
+
+class _Job:
+    """A job of systemd's for one unit, watched by signals until it is removed from the queue."""
+
+    def __init__(self, bus: Bus, method: str, unit: str, path: str) -> None:
+        # Who watches before asking misses nothing.
+        bus.listen(MatchRule(type="signal", sender=_SYSTEMD, path=path, interface="org.freedesktop.DBus.Properties"))
+        rule = MatchRule(type="signal", sender=_SYSTEMD, interface=_MANAGER.interface, member="JobRemoved")
+        rule.add_arg_condition(2, unit)
+        bus.listen(rule)
+        with _tolerated(f"{_SYSTEMD}.AlreadySubscribed"):
+            _call(bus, "Subscribe")
+        self._bus = bus
+        self._job = _call(bus, method, "ss", unit, "replace")
+        self.result = ""
+
+    def wait(self, deadline: float) -> None:
+        """Wait for news of the unit; `result` is set once the job is over."""
+        heard = self._bus.signal(deadline)
+        if heard.header.fields[HeaderFields.member] == "JobRemoved" and heard.body[1] == self._job:
+            self.result = heard.body[3]
+
+
+def _start(bus: Bus, unit: str, path: str) -> dict[str, Any]:
+    """Start `unit` and return its properties once it has a process, or has had one; raise StartFailed if not."""
+    deadline = time.monotonic() + START_TIMEOUT
+    try:
+        job = _Job(bus, "StartUnit", unit, path)
+    except CallRefused as ex:
+        if ex.name in _UNSTARTABLE:
+            raise StartFailed(str(ex)) from ex
+        raise
+    faults.point("start.queued")
+    while True:
+        (shown,) = _show(bus, [path])
+        if shown["MainPID"] or job.result == "done":
+            return shown
+        if job.result:
+            raise StartFailed(_reason(shown) or f"the start was {job.result}")
+        job.wait(deadline)
+
+
+def _stop(bus: Bus, unit: str, path: str) -> None:
+    """Stop `unit` and wait until it is down; systemd then forgets why it had failed."""
+    deadline = time.monotonic() + STOP_TIMEOUT
+    with _tolerated(_NOT_LOADED):
+        job = _Job(bus, "StopUnit", unit, path)
+        while not job.result:
+            job.wait(deadline)
+    (shown,) = _show(bus, [path])
+    if shown["MainPID"]:
+        raise SupervisorUnreachable(f"systemd could not stop {unit}: the stop was {job.result}")
+    if shown["ActiveState"] == "failed":
+        _forget_failure(bus, unit)
+
+
+def _processes_file(shown: Mapping[str, Any]) -> Path | None:
+    if shown["ActiveState"] != "active" or not shown["ControlGroup"]:
+        return None
+    return _CGROUPS / str(shown["ControlGroup"]).lstrip("/") / "cgroup.procs"
+
+
+def _read(path: Path | None) -> str:
+    try:
+        return path.read_text(encoding="ascii") if path else ""
+    except OSError:
+        return ""
+
+
+def _forget_failure(bus: Bus, unit: str) -> None:
+    """Take a unit out of the state failed, and set its count of starts (StartLimitBurst=) to nothing."""
+    with _tolerated(_NOT_LOADED):
+        _call(bus, "ResetFailedUnit", "s", unit)
+
+
+@contextmanager
+def _tolerated(*errors: str) -> Iterator[None]:
+    try:
+        yield
+    except CallRefused as ex:
+        if ex.name not in errors:
+            raise
+
+
+def _status(shown: Mapping[str, Any]) -> Status:
+    pid = shown["MainPID"]
+    since = shown["ExecMainStartTimestamp" if pid else "StateChangeTimestamp"]
+    return Status(
+        _STATES[shown["ActiveState"]],
+        pid=pid,
+        since=since / 1e6,
+        reason="" if pid else _reason(shown),
+        restarts=shown["NRestarts"],
+    )
+
+
+def _reason(shown: Mapping[str, Any]) -> str:
+    """Say why a service is down, or was when it is about to be tried again (systemd.exec(5), $SERVICE_RESULT)."""
+    result, code, number = shown["Result"], shown["ExecMainCode"], shown["ExecMainStatus"]
+    if result == "success":
+        return ""
+    ended = ""
+    if code == _EXITED and number:
+        ended = f"exit status {number}"
+    elif code and number:
+        ended = f"killed by {_signal(number)}"
+    if result in ("exit-code", "signal", "core-dump") and ended:
+        return ended
+    return ", ".join(part for part in (result, ended) if part)
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
