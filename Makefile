@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check format install uninstall clean
+.PHONY: help run demo test check check-units format install uninstall clean
 
 # Where install puts things: /usr for a package, with DESTDIR the folder that the package is made from.
 PREFIX ?= /usr/local
@@ -12,6 +12,7 @@ DESTDIR ?=
 # Not one in a home, which the units cannot reach.
 SYSTEM_PYTHON ?= /usr/bin/python3
 LIB := $(PREFIX)/lib/wxsup
+QUIETLY := --quiet --disable-pip-version-check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,11 +26,23 @@ demo: $(VENV)/.installed ## do the main job unattended in a temporary folder and
 test: $(VENV)/.installed-dev ## run all tests
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.installed-dev ## lint, types, layers
+check: $(VENV)/.installed-dev ## lint, types, layers, units
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@if command -v systemd-analyze > /dev/null; then $(MAKE) --no-print-directory check-units; \
+		else echo "units not checked: there is no systemd-analyze here"; fi
+
+check-units: $(VENV)/.installed
+	@set -e; units=$$(mktemp -d); trap 'rm -r "$$units"' EXIT; \
+	$(BIN)/wxsup install --root "$$units" --prefix /usr > /dev/null; cd "$$units/usr/lib/systemd/system"; \
+	systemd-analyze verify --man=no --recursive-errors=no wx*; \
+	for unit in wxclient@.service wxcontroller.service wxsup-resume.service; do \
+		systemd-analyze security --offline=true --threshold=20 --no-pager $$unit > "$$units/told" \
+			|| { cat "$$units/told"; exit 1; }; \
+		tail -1 "$$units/told"; \
+	done
 
 format: $(VENV)/.installed-dev ## bring the code into the house form
 	$(BIN)/ruff check --fix .
@@ -37,11 +50,17 @@ format: $(VENV)/.installed-dev ## bring the code into the house form
 
 install: ## install for systemd under PREFIX, /usr/local; packagers set DESTDIR
 	@$(SYSTEM_PYTHON) -c 'import ensurepip' || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
-	@echo "installing into $(DESTDIR)$(LIB) ..."
-	@$(SYSTEM_PYTHON) -m venv --clear $(DESTDIR)$(LIB)
-	@$(DESTDIR)$(LIB)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile '.[systemd]'
-	@$(DESTDIR)$(LIB)/bin/python -m compileall -q -s '$(DESTDIR)' -p / $(DESTDIR)$(LIB)/lib || true
-	@find $(DESTDIR)$(LIB)/bin -type f -exec sed -i 's|$(DESTDIR)$(LIB)|$(LIB)|g' {} +
+	@# All is there before anything that is installed is touched.
+	@set -e; wheels=$$(mktemp -d); trap 'rm -r "$$wheels"' EXIT; \
+	echo "fetching what it needs ..."; \
+	$(SYSTEM_PYTHON) -m venv "$$wheels/venv"; \
+	"$$wheels/venv/bin/python" -m pip wheel $(QUIETLY) --wheel-dir "$$wheels" '.[systemd]'; \
+	echo "installing into $(DESTDIR)$(LIB) ..."; \
+	$(SYSTEM_PYTHON) -m venv --clear $(DESTDIR)$(LIB); \
+	$(DESTDIR)$(LIB)/bin/python -m pip install $(QUIETLY) --no-compile --no-index --find-links "$$wheels" 'wxsup[systemd]'
+	@$(DESTDIR)$(LIB)/bin/python -m pip uninstall $(QUIETLY) --yes pip setuptools
+	@$(DESTDIR)$(LIB)/bin/python -m compileall -q -s '$(DESTDIR)' -p / $(DESTDIR)$(LIB)/lib
+	@find $(DESTDIR)$(LIB)/bin $(DESTDIR)$(LIB)/pyvenv.cfg -type f -exec sed -i 's|$(DESTDIR)$(LIB)|$(LIB)|g' {} +
 	@mkdir -p $(DESTDIR)$(PREFIX)/bin
 	@ln -sf $(LIB)/bin/wxsup $(DESTDIR)$(PREFIX)/bin/wxsup
 	@PYTHONDONTWRITEBYTECODE=1 $(DESTDIR)$(LIB)/bin/python -m wxsup install --root '$(DESTDIR)/' --prefix '$(PREFIX)'

@@ -73,8 +73,8 @@ else
     mount -t cgroup2 cgroup2 sys/fs/cgroup/unified
     mount -t cgroup -o none,name=systemd cgroup sys/fs/cgroup/systemd
 fi
-if [ ! -e etc/wxsup-machine ]; then
-    touch etc/wxsup-machine
+if [ ! -e etc/throw-away-machine ]; then
+    touch etc/throw-away-machine
     : > etc/machine-id
     rm -rf etc/systemd/system/*.wants etc/systemd/user/*.wants
     for unit in $2; do ln -sf /dev/null "etc/systemd/system/$unit"; done

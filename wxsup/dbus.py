@@ -41,6 +41,7 @@ class Bus:
         self._serial = 0
         self._replies: dict[int, Message] = {}
         self._signals: deque[Message] = deque()
+        self._known: set[str] = set()  # who has answered us; a signal of somebody else is a lie
         self._socket = socket.socket(socket.AF_UNIX)
         try:
             deadline = time.monotonic() + timeout
@@ -117,10 +118,13 @@ class Bus:
 
     def _receive(self, deadline: float) -> None:
         for message in self._parser.feed(self._read(deadline)):
-            if message.header.message_type is MessageType.signal:
+            fields = message.header.fields
+            sender = fields.get(HeaderFields.sender, "")
+            if message.header.message_type is not MessageType.signal:
+                self._known.add(sender)
+                self._replies[fields.get(HeaderFields.reply_serial, 0)] = message
+            elif sender in self._known:
                 self._signals.append(message)
-            elif (serial := message.header.fields.get(HeaderFields.reply_serial)) is not None:
-                self._replies[serial] = message
 
     def _read(self, deadline: float) -> bytes:
         self._within(deadline)

@@ -627,3 +627,32 @@ def test_the_folders_are_made_private(world: World) -> None:
     settings = world.settings
     folders = (settings.state_dir, settings.session_dir, settings.tmpdir, settings.log_dir, settings.backend_path)
     assert {folder.stat().st_mode & 0o777 for folder in (*folders, settings.supervisord_include)} == {0o700}
+
+
+def test_resume_starts_who_is_to_be_up_and_tells_who_fails(make_world: MakeWorld) -> None:
+    world = make_world()
+    for name in ("up", "down", "fails", "gone"):
+        world.controller.start(name, {})
+    for name in ("down", "fails"):
+        world.supervisor.end(name)
+    world.supervisor.refuse["fails"] = "no such program"
+    pid = world.supervisor.status()["up"].pid
+    world.controller.stop("gone")
+    assert world.controller.resume() == ["fails"]
+    statuses = world.supervisor.status()
+    assert statuses["up"].pid == pid
+    assert statuses["down"].state is State.RUNNING
+    assert statuses["fails"].pid == 0
+    assert "gone" not in statuses
+
+
+def test_a_foreign_program_is_called_without_a_secret(make_world: MakeWorld) -> None:
+    world = make_world(driver="command", command="/usr/bin/perl client.pl")
+    world.controller.start("perl", {})
+    world.controller.start("ours", {"driver": "ilink"})
+    assert world.controller.reach("perl")[1] == ""
+    assert len(world.controller.reach("ours")[1]) == 64
+    perl, ours = (world.registry.find(name) for name in ("perl", "ours"))
+    assert perl and perl.environment["WXCLIENT_COMMAND"] == "/usr/bin/perl client.pl"
+    assert ours and "WXCLIENT_COMMAND" not in ours.environment
+    assert body(lambda: world.controller.start("x", {"driver": "command"}))["code"] == 6

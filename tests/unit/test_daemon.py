@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +250,92 @@ def test_a_signal_that_comes_while_the_main_thread_begins_to_wait_is_heard() -> 
                 assert process.wait(TIMEOUT) == 0
             finally:
                 process.kill()
+
+
+class Systemd:
+    """Listens where a service tells systemd how it is."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "notify"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self.path))
+        self._socket.setblocking(False)
+
+    def told(self) -> list[str]:
+        found = []
+        with suppress(BlockingIOError):
+            while True:
+                found.append(self._socket.recv(4096).decode())
+        return found
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def systemd(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Systemd]:
+    found = Systemd(short_path)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(found.path))
+    yield found
+    found.close()
+
+
+def test_the_watchdog_is_fed_in_time_while_all_is_well(systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, ailing = [1000.0], [""]
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    monkeypatch.setattr("wxsup.daemon.time.monotonic", lambda: now[0])
+    watchdog = daemon.Watchdog(lambda: ailing[0])
+    watchdog.tick()
+    watchdog.tick()
+    assert systemd.told() == ["WATCHDOG=1"]
+    now[0] += 10
+    watchdog.tick()
+    assert systemd.told() == ["WATCHDOG=1"]
+    ailing[0] = "a thread hangs"
+    now[0] += 10
+    watchdog.tick()
+    assert systemd.told() == []
+
+
+def test_where_no_watchdog_watches_nobody_is_asked(systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    daemon.Watchdog(lambda: pytest.fail("asked")).tick()
+    assert systemd.told() == []
+
+
+def test_a_systemd_that_is_gone_is_no_error(systemd: Systemd) -> None:
+    systemd.path.unlink()
+    daemon.notify("READY=1")
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"),
+    [("debug", 7), ("info", 6), ("msg", 5), ("warn", 4), ("error", 3), ("fatal", 2)],
+)
+def test_lines_for_the_journal_begin_with_their_priority(level: str, priority: int) -> None:
+    record = logging.makeLogRecord({"msg": "client started", "levelno": daemon._LEVELS[level], "client": "客"})
+    assert daemon.JournalFormatter().format(record) == f"<{priority}>client started client=客"
+
+
+def test_every_line_of_a_trace_has_its_priority() -> None:
+    try:
+        raise ValueError("one\ntwo")
+    except ValueError:
+        record = logging.makeLogRecord({"msg": "failed", "levelno": logging.ERROR, "exc_info": sys.exc_info()})
+    assert all(line.startswith("<3>") for line in daemon.JournalFormatter().format(record).splitlines())
+
+
+def test_the_journal_is_known_by_its_device_and_inode(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = os.fstat(sys.stderr.fileno())
+    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+    assert daemon._to_journal()
+    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino + 1}")
+    assert not daemon._to_journal()
+
+
+def test_a_hidden_process_is_not_dumpable() -> None:
+    """That others of its user then cannot look into it is for tests/integration/test_systemd.py to see."""
+    pr_get_dumpable = 3
+    code = f"from wxsup import daemon; import ctypes; daemon.hide(); print(ctypes.CDLL(None).prctl({pr_get_dumpable}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"

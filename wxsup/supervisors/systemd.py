@@ -7,6 +7,7 @@ neither.
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -84,16 +85,16 @@ class Systemd(Supervisor):
     def start(self, client: Client) -> Status:
         unit = _unit(client.slug)
         with self._asking() as bus:
-            path = _call(bus, "LoadUnit", "s", unit)
-            (shown,) = _show(bus, [path])
-            if shown["MainPID"] and shown["ActiveState"] != "deactivating":
-                return _status(shown)
-            if shown["ActiveState"] == "failed":
-                _forget_failure(bus, unit)
+            for _, path, state in _listed(bus, unit):
+                (shown,) = _show(bus, [path])
+                if shown["MainPID"] and state != "deactivating":
+                    return _status(shown)
+                if state == "failed":
+                    _forget_failure(bus, unit)
             try:
-                shown = _start(bus, unit, path)
+                shown = _start(bus, unit)
             except StartFailed:
-                _stop(bus, unit, path)  # it would be tried again, and show as failed
+                _stop(bus, unit)  # it would be tried again, and show as failed
                 raise
             faults.point("start.spawned")
             return _status(shown)
@@ -101,7 +102,7 @@ class Systemd(Supervisor):
     def stop(self, client: Client) -> None:
         unit = _unit(client.slug)
         with self._asking() as bus:
-            _stop(bus, unit, _call(bus, "LoadUnit", "s", unit))
+            _stop(bus, unit)
             faults.point("stop.stopped")
             # Its state file and login picture: the controller may only read them. Its session stays.
             with _tolerated(_NOT_LOADED, f"{_SYSTEMD}.NothingToClean", f"{_SYSTEMD}.UnitBusy"):
@@ -111,8 +112,7 @@ class Systemd(Supervisor):
     def status(self, *slugs: str) -> Mapping[str, Status]:
         patterns = [_unit(slug) for slug in slugs] or [_unit("*")]
         with self._asking() as bus:
-            listed = _call(bus, "ListUnitsByPatterns", "asas", [], patterns)
-            up = {entry[0]: entry[6] for entry in listed if entry[3] not in _DOWN}
+            up = {unit: path for unit, path, state in _listed(bus, *patterns) if state not in _DOWN}
             found = {unit: known for unit in up if (known := self._known.get(unit)) and known.stands()}
             changed = {unit: path for unit, path in up.items() if unit not in found}
             for unit, shown in zip(changed, _show(bus, changed.values()), strict=True):
@@ -128,7 +128,7 @@ class Systemd(Supervisor):
             _, loaded = bus.ask(Properties(DBusAddress(path, _SYSTEMD, _UNIT)).get("LoadState"))
             if loaded != "loaded":
                 raise SupervisorUnreachable(f"the unit wxclient@.service is {loaded}; make install brings it")
-            _stop(bus, unit, path)  # it never runs; what shows is whether we may
+            _stop(bus, unit)  # it never runs; what shows is whether we may
 
     @contextmanager
     def _asking(self) -> Iterator[Bus]:
@@ -178,6 +178,12 @@ def _call(bus: Bus, method: str, signature: str = "", *arguments: Any) -> Any:
     return bus.call(_MANAGER, method, signature, *arguments)
 
 
+def _listed(bus: Bus, *patterns: str) -> list[tuple[str, str, str]]:
+    """Return name, path and ActiveState of the loaded units that match; those that are down may not be loaded."""
+    units = _call(bus, "ListUnitsByPatterns", "asas", [], list(patterns))
+    return [(name, path, state) for name, _, _, state, _, _, path, *_ in units]
+
+
 def _show(bus: Bus, paths: Iterable[str]) -> list[dict[str, Any]]:
     """Return the _PROPERTIES of the units at `paths`, asked for all at once."""
     questions = [
@@ -191,58 +197,73 @@ def _show(bus: Bus, paths: Iterable[str]) -> list[dict[str, Any]]:
 
 
 class _Job:
-    """A job of systemd's for one unit, watched by signals until it is removed from the queue."""
+    """A job of systemd's for one unit, watched by signals until it is removed from the queue.
 
-    def __init__(self, bus: Bus, method: str, unit: str, path: str) -> None:
+    `changes` are the properties that have changed meanwhile, `result` is how it ended, "" before.
+    """
+
+    def __init__(self, bus: Bus, method: str, unit: str) -> None:
         # Who watches before asking misses nothing.
-        bus.listen(MatchRule(type="signal", sender=_SYSTEMD, path=path, interface="org.freedesktop.DBus.Properties"))
-        rule = MatchRule(type="signal", sender=_SYSTEMD, interface=_MANAGER.interface, member="JobRemoved")
-        rule.add_arg_condition(2, unit)
-        bus.listen(rule)
+        self.path = _path(unit)
+        changed = {"interface": "org.freedesktop.DBus.Properties", "member": "PropertiesChanged"}
+        bus.listen(MatchRule(type="signal", sender=_SYSTEMD, path=self.path, **changed))
+        removed = MatchRule(type="signal", sender=_SYSTEMD, interface=_MANAGER.interface, member="JobRemoved")
+        removed.add_arg_condition(2, unit)
+        bus.listen(removed)
         with _tolerated(f"{_SYSTEMD}.AlreadySubscribed"):
             _call(bus, "Subscribe")
         self._bus = bus
         self._job = _call(bus, method, "ss", unit, "replace")
+        self.changes: dict[str, Any] = {}
         self.result = ""
 
     def wait(self, deadline: float) -> None:
-        """Wait for news of the unit; `result` is set once the job is over."""
+        """Wait for news of the unit or of the job."""
         heard = self._bus.signal(deadline)
-        if heard.header.fields[HeaderFields.member] == "JobRemoved" and heard.body[1] == self._job:
+        member = heard.header.fields[HeaderFields.member]
+        if member == "PropertiesChanged":
+            self.changes |= {name: value for name, (_, value) in heard.body[1].items()}
+        elif member == "JobRemoved" and heard.body[1] == self._job:
             self.result = heard.body[3]
 
 
-def _start(bus: Bus, unit: str, path: str) -> dict[str, Any]:
+def _path(unit: str) -> str:
+    """Return the object path of a unit (sd_bus_path_encode(3))."""
+    return "/org/freedesktop/systemd1/unit/" + re.sub(r"[^A-Za-z0-9]", lambda found: f"_{ord(found[0]):02x}", unit)
+
+
+def _start(bus: Bus, unit: str) -> dict[str, Any]:
     """Start `unit` and return its properties once it has a process, or has had one; raise StartFailed if not."""
     deadline = time.monotonic() + START_TIMEOUT
     try:
-        job = _Job(bus, "StartUnit", unit, path)
+        job = _Job(bus, "StartUnit", unit)
     except CallRefused as ex:
         if ex.name in _UNSTARTABLE:
             raise StartFailed(str(ex)) from ex
         raise
     faults.point("start.queued")
-    while True:
-        (shown,) = _show(bus, [path])
-        if shown["MainPID"] or job.result == "done":
-            return shown
-        if job.result:
-            raise StartFailed(_reason(shown) or f"the start was {job.result}")
+    while not job.result:
         job.wait(deadline)
+        if job.changes.get("MainPID"):  # to ask for more would take until systemd has done the rest of its work
+            return {**dict.fromkeys(_PROPERTIES, 0), "ActiveState": "activating", **job.changes}
+    (shown,) = _show(bus, [job.path])
+    if job.result != "done":
+        raise StartFailed(_reason(shown) or f"the start was {job.result}")
+    return shown
 
 
-def _stop(bus: Bus, unit: str, path: str) -> None:
+def _stop(bus: Bus, unit: str) -> None:
     """Stop `unit` and wait until it is down; systemd then forgets why it had failed."""
     deadline = time.monotonic() + STOP_TIMEOUT
     with _tolerated(_NOT_LOADED):
-        job = _Job(bus, "StopUnit", unit, path)
+        job = _Job(bus, "StopUnit", unit)
         while not job.result:
             job.wait(deadline)
-    (shown,) = _show(bus, [path])
-    if shown["MainPID"]:
-        raise SupervisorUnreachable(f"systemd could not stop {unit}: the stop was {job.result}")
-    if shown["ActiveState"] == "failed":
-        _forget_failure(bus, unit)
+    for _, _, state in _listed(bus, unit):
+        if state == "failed":
+            _forget_failure(bus, unit)
+        elif state not in _DOWN:
+            raise SupervisorUnreachable(f"systemd could not stop {unit}: the stop was {job.result}")
 
 
 def _processes_file(shown: Mapping[str, Any]) -> Path | None:
