@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,6 +90,11 @@ exec env -i container=other PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 """
 
 
+def die_with_parent() -> None:
+    """Be killed with the test run, and with us, by --kill-child, the machine; unshare --fork holds SIGTERM back."""
+    set_parent_death_signal(signal.SIGKILL)
+
+
 def missing() -> str:
     """Return why there can be no such machine here, "" if there can."""
     if os.geteuid() != 0:
@@ -126,7 +132,7 @@ class Machine:
         self._keeper = subprocess.Popen(
             ["unshare", "--mount", "bash", "-ec", disk, str(self._folder)],
             stdout=subprocess.PIPE,
-            preexec_fn=set_parent_death_signal,
+            preexec_fn=die_with_parent,
         )
         assert self._keeper.stdout and self._keeper.stdout.readline() == b"ready\n"
         self.boot()
@@ -167,7 +173,7 @@ class Machine:
             + "unshare --mount --pid --fork --kill-child --cgroup --uts --ipc --net --".split()
             + ["bash", "-c", BOOT, "boot", str(self._folder), " ".join(MASKED)],
             stdin=subprocess.DEVNULL,
-            preexec_fn=set_parent_death_signal,
+            preexec_fn=die_with_parent,
         )
         eventually(self._is_up, timeout=BOOT_TIMEOUT, what="the machine")
 

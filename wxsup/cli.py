@@ -200,18 +200,24 @@ def resume(config: Path | None, flags: dict[str, str]) -> None:
         raise Refusal(f"not started: {', '.join(failed)}")
 
 
-def _place(config: Path | None, flags: dict[str, str], prefix: Path, root: Path, user: bool) -> Place:
+def _place(prefix: Path, root: Path, user: bool) -> Place:
+    """Return where an installation is, as its settings have it if there are any yet."""
     from wxsup import deployment
 
     programs = Path(daemon.script("wxsup")).parent
     if programs.is_relative_to(root):  # a package is being made there
         programs = Path("/") / programs.relative_to(root)
+    place = deployment.of_user(programs) if user else deployment.Place(prefix=prefix, programs=programs)
     # What this machine is set to is no business of a package.
-    loaded = settings.load(flags, config=config, environment=None if root == Path("/") else {})
-    listen = tuple(str(address) for address in loaded.listen)
-    if user:
-        return deployment.of_user(programs=programs, listen=listen)
-    return deployment.Place(prefix=prefix, programs=programs, listen=listen)
+    if root != Path("/") or not place.config.exists():
+        return place
+    loaded = settings.load(config=place.config, environment={})
+    if (loaded.supervisor, loaded.systemd_scope) != ("systemd", place.scope):
+        raise Refusal(
+            f"{place.config} is not for this systemd; it needs the lines that it would have had:\n\n"
+            + deployment.settings_file(place)
+        )
+    return deployment.as_set(place, loaded)
 
 
 def _with_place(command: Callable[..., None]) -> Callable[..., None]:
@@ -229,30 +235,30 @@ def _with_place(command: Callable[..., None]) -> Callable[..., None]:
 
 @main.command()
 @_with_place
-@_with_settings
-def install(config: Path | None, flags: dict[str, str], prefix: Path, root: Path, user: bool) -> None:
+def install(prefix: Path, root: Path, user: bool) -> None:
     """Write the units of systemd and what belongs to them, and first settings where there are none."""
     from wxsup import deployment
 
-    place = _place(config, flags, prefix, root, user)
-    texts = {**deployment.units(place)}
+    place = _place(prefix, root, user)
+    for path, text in deployment.units(place).items():
+        _install(_below(root, path), text, 0o644)
     if not _below(root, place.config).exists():
-        texts[place.config] = deployment.settings_file(place)
-    for path, text in texts.items():
-        target = _below(root, path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        files.replace(target, text, mode=0o644)
-        click.echo(target)
+        _install(_below(root, place.config), deployment.settings_file(place), 0o600 if user else 0o640)
+
+
+def _install(target: Path, text: str, mode: int) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    files.replace(target, text, mode=mode)
+    click.echo(target)
 
 
 @main.command()
 @_with_place
-@_with_settings
-def uninstall(config: Path | None, flags: dict[str, str], prefix: Path, root: Path, user: bool) -> None:
+def uninstall(prefix: Path, root: Path, user: bool) -> None:
     """Remove what install wrote, the settings excepted; clients, their sessions and their records stay."""
     from wxsup import deployment
 
-    for path in deployment.units(_place(config, flags, prefix, root, user)):
+    for path in deployment.units(deployment.of_user() if user else deployment.Place(prefix=prefix)):
         target = _below(root, path)
         if target.exists():
             files.remove(target)

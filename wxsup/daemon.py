@@ -103,10 +103,10 @@ def stop_with_supervisord() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def set_parent_death_signal() -> None:
-    """Ask the kernel for SIGTERM at our parent's death (prctl(2)); also fit to run between fork and exec."""
+def set_parent_death_signal(number: int = signal.SIGTERM) -> None:
+    """Ask the kernel for a signal at our parent's death (prctl(2)); also fit to run between fork and exec."""
     pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)
 
 
 def hide() -> None:

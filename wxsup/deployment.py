@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from wxsup import render
+from wxsup.errors import Refusal
 from wxsup.model import Exit
+from wxsup.settings import Settings, config_home
 
 MINFDS = 65536
 
@@ -40,23 +43,33 @@ class Place:
     listen: tuple[str, ...] = ("127.0.0.1:2000",)
 
 
-def of_user(**changes: object) -> Place:
+def of_user(programs: Path = Place.programs) -> Place:
     """Return the place of the user that we are, for their own systemd (XDG Base Directory Specification)."""
-    home = Path.home()
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
-    state = Path(os.environ.get("XDG_STATE_HOME") or home / ".local/state") / "wxsup"
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "wxsup"
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}")
-    found = {
-        "scope": "user",
-        "prefix": config,
-        "config": config / "wxsup/wxsup.toml",
-        "state_dir": state,
-        "session_dir": state / "session",
-        "run_dir": runtime / "wxsup",
-        "client_run_dir": runtime / "wxclient",
-        "log_dir": state / "log",
-    }
-    return Place(**found | changes)  # type: ignore[arg-type]
+    return Place(
+        scope="user",
+        prefix=config_home(),
+        programs=programs,
+        config=config_home() / "wxsup/wxsup.toml",
+        state_dir=state,
+        session_dir=state / "session",
+        run_dir=runtime / "wxsup",
+        client_run_dir=runtime / "wxclient",
+        log_dir=state / "log",
+    )
+
+
+def as_set(place: Place, settings: Settings) -> Place:
+    """Return `place` with the folders and the addresses that `settings` have."""
+    return replace(
+        place,
+        state_dir=settings.state_dir,
+        session_dir=settings.session_dir,
+        run_dir=settings.run_dir,
+        client_run_dir=settings.tmpdir,
+        listen=tuple(map(str, settings.listen)),
+    )
 
 
 def deployed(place: Place = Place()) -> Mapping[str, str]:  # noqa: B008: it is frozen
@@ -70,7 +83,10 @@ def deployed(place: Place = Place()) -> Mapping[str, str]:  # noqa: B008: it is 
 
 
 def units(place: Place) -> Mapping[Path, str]:
-    """Return what to install for systemd, path to text, the settings file excepted."""
+    """Return what to install for systemd, path to text, the settings file excepted; raise Refusal if it cannot be."""
+    for path in filter(lambda value: isinstance(value, Path), asdict(place).values()):
+        if re.search(r"[\s%]", str(path)):  # each directive has rules of its own for them
+            raise Refusal(f"{path}: a path in a unit may not hold blanks or %")
     if place.scope == "user":
         found = {place.prefix / "systemd/user" / name: name for name in UNITS}
     else:

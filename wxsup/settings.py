@@ -17,7 +17,6 @@ from wxsup.values import Address, declare
 
 ENVIRONMENT = "WXSUP_"
 CONFIG = "WXSUP_CONFIG"
-CONFIG_FILES = (Path("wxsup.toml"), Path("~/.config/wxsup/wxsup.toml"), Path("/etc/wxsup/wxsup.toml"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +88,7 @@ def load(
 ) -> Settings:
     """Return the settings in force; raise SettingInvalid naming the setting, its value and its source.
 
-    The file is `config`, else what WXSUP_CONFIG names, else the first of CONFIG_FILES that there is.
+    The file is that of config_file().
     """
     environment = os.environ if environment is None else environment
     sources: dict[str, str] = {}
@@ -130,10 +129,20 @@ def _from_systemd(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def config_file(config: Path | None, environment: Mapping[str, str] | None = None) -> Path | None:
-    """Return the settings file in force: `config`, what WXSUP_CONFIG names, or the first of CONFIG_FILES."""
+    """Return the settings file in force: `config`, what WXSUP_CONFIG names, or the first of config_files()."""
     environment = os.environ if environment is None else environment
     named = config or (Path(environment[CONFIG]) if CONFIG in environment else None)
-    return named or next((path for path in map(Path.expanduser, CONFIG_FILES) if os.access(path, os.F_OK)), None)
+    return named or next((path for path in config_files() if os.access(path, os.F_OK)), None)
+
+
+def config_files() -> tuple[Path, ...]:
+    """Return where a settings file is looked for: here, among the user's own settings, among the system's."""
+    return Path("wxsup.toml"), config_home() / "wxsup/wxsup.toml", Path("/etc/wxsup/wxsup.toml")
+
+
+def config_home() -> Path:
+    """Return the folder of the user's own settings (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
 
 
 def _from_file(config: Path | None, environment: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:

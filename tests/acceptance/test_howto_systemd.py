@@ -111,8 +111,8 @@ def test_a_package_is_made_of_what_belongs_into_it(tmp_path: Path) -> None:
     assert (
         "ExecStart=/usr/lib/wxsup/bin/wxclient" in (tmp_path / "usr/lib/systemd/system/wxclient@.service").read_text()
     )
-    for path in ("usr/share/polkit-1/rules.d/50-wxsup.rules", "usr/lib/sysusers.d/wxsup.conf", "etc/wxsup/wxsup.toml"):
-        assert (tmp_path / path).stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "usr/share/polkit-1/rules.d/50-wxsup.rules").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "etc/wxsup/wxsup.toml").stat().st_mode & 0o777 == 0o640
     texts = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink() and path.suffix != ".so"]
     assert not [path for path in texts if bytes(tmp_path) in path.read_bytes()], "nothing knows where it was made"
     make("uninstall")

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from wxsup.deployment import Place, deployed, of_user, settings_file, units
+from wxsup import settings
+from wxsup.deployment import Place, as_set, deployed, of_user, settings_file, units
+from wxsup.errors import Refusal
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 
@@ -52,11 +54,24 @@ def test_the_polkit_rule_lies_where_polkit_looks(prefix: str, rules: str) -> Non
     assert Path(prefix) / "lib/systemd/system/wxclient@.service" in paths
 
 
+@pytest.mark.parametrize("path", ["/srv/my wx/bin", "/srv/100%/bin"])
+def test_a_path_that_units_cannot_hold_is_refused(path: str) -> None:
+    with pytest.raises(Refusal, match="blanks or %"):
+        units(Place(programs=Path(path)))
+
+
+def test_an_installation_goes_where_its_settings_say() -> None:
+    chosen = settings.load({"listen": "127.0.0.1:2100", "state_dir": "/srv/wx", "tmpdir": "/srv/run"}, environment={})
+    files = {path.name: text for path, text in units(as_set(Place(), chosen)).items()}
+    assert "ListenStream=127.0.0.1:2100\n" in files["wxcontroller.socket"]
+    assert "EnvironmentFile=/srv/wx/clients/wxclient-%i.env\n" in files["wxclient@.service"]
+
+
 def test_for_the_systemd_of_a_user_nothing_asks_for_root(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CONFIG", "STATE", "RUNTIME"):
         monkeypatch.delenv(f"XDG_{name}_{'DIR' if name == 'RUNTIME' else 'HOME'}", raising=False)
     monkeypatch.setenv("HOME", "/home/me")
-    place = of_user(programs=Path("/home/me/venv/bin"))
+    place = of_user(Path("/home/me/venv/bin"))
     found = units(place)
     assert {path.parent for path in found} == {Path("/home/me/.config/systemd/user")}
     assert not [path for path, text in found.items() if "User=" in text or "PrivateUsers" in text or "/var/" in text]

@@ -18,7 +18,10 @@ from wxsup.values import Address
 @pytest.fixture(autouse=True)
 def no_file_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wxsup.toml of this machine must not decide a test."""
-    monkeypatch.setattr(settings, "CONFIG_FILES", (Path("wxsup.toml"), Path("no", "such", "wxsup.toml")))
+    monkeypatch.setattr(settings, "config_files", lambda: (Path("wxsup.toml"), Path("no", "such", "wxsup.toml")))
+
+
+LOOKED_FOR = settings.config_files
 
 
 def load(
@@ -165,3 +168,20 @@ def test_whatever_is_given_the_settings_load_or_say_why_not(name: str, value: st
         assert name in str(ex)
     else:
         assert found.listen and os.path.isabs(found.state_dir)
+
+
+def test_the_users_own_file_comes_after_the_one_here_and_before_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = Path("/etc/wxsup/wxsup.toml")
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    assert LOOKED_FOR() == (Path("wxsup.toml"), Path("/home/me/.config/wxsup/wxsup.toml"), system)
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/srv/config")
+    assert LOOKED_FOR() == (Path("wxsup.toml"), Path("/srv/config/wxsup/wxsup.toml"), system)
+
+
+def test_a_program_of_ones_own_needs_a_command() -> None:
+    with pytest.raises(SettingInvalid, match="driver is 'command', but there is no command"):
+        load('driver = "command"')
+    assert load("driver = 'command'\ncommand = '/usr/bin/perl \"a b.pl\"'").command == '/usr/bin/perl "a b.pl"'
+    with pytest.raises(SettingInvalid, match="not a command line"):
+        load("command = 'perl \"'")

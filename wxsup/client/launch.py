@@ -19,7 +19,7 @@ from wxsup.options import Options
 logger = logging.getLogger(__name__)
 
 # Ours alone: a program that does not know of systemd must not speak in our name by accident.
-_KEPT_BACK = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY")
+_KEPT_BACK = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"})
 
 
 def launch(chosen: Options, environment: Mapping[str, str], stop: threading.Event) -> Exit:
@@ -35,10 +35,10 @@ def launch(chosen: Options, environment: Mapping[str, str], stop: threading.Even
             os.set_inheritable(lock, True)  # the program holds it for as long as it lives
             # It will not do so itself, so from now on "it runs" is all that systemd can know (sd_notify(3)).
             daemon.notify("READY=1\nWATCHDOG_USEC=0\nSTATUS=runs a program of its own")
-            inherited = {name: value for name, value in os.environ.items() if name not in _KEPT_BACK}
+            told = {**os.environ, **environment}
             if stop.is_set():
                 return Exit.STOPPED
-            os.execvpe(words[0], words, {**inherited, **environment})
+            os.execvpe(words[0], words, {name: told[name] for name in told.keys() - _KEPT_BACK})
     except BlockingIOError:
         return _refuse(chosen, "another process holds this account", Exit.BUSY)
     except OSError as ex:
