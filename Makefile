@@ -12,6 +12,7 @@ DESTDIR ?=
 # Not one in a home, which the units cannot reach.
 SYSTEM_PYTHON ?= /usr/bin/python3
 LIB := $(PREFIX)/lib/wxsup
+NEW := $(DESTDIR)$(LIB).new
 QUIETLY := --quiet --disable-pip-version-check
 
 help: ## list the targets
@@ -50,17 +51,19 @@ format: $(VENV)/.installed-dev ## bring the code into the house form
 
 install: ## install for systemd under PREFIX, /usr/local; packagers set DESTDIR
 	@$(SYSTEM_PYTHON) -c 'import ensurepip' || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
-	@# All is there before anything that is installed is touched.
+	@# What is installed goes on until all of the new is there: clients may be started meanwhile.
 	@set -e; wheels=$$(mktemp -d); trap 'rm -r "$$wheels"' EXIT; \
 	echo "fetching what it needs ..."; \
 	$(SYSTEM_PYTHON) -m venv "$$wheels/venv"; \
 	"$$wheels/venv/bin/python" -m pip wheel $(QUIETLY) --wheel-dir "$$wheels" '.[systemd]'; \
 	echo "installing into $(DESTDIR)$(LIB) ..."; \
-	$(SYSTEM_PYTHON) -m venv --clear $(DESTDIR)$(LIB); \
-	$(DESTDIR)$(LIB)/bin/python -m pip install $(QUIETLY) --no-compile --no-index --find-links "$$wheels" 'wxsup[systemd]'
-	@$(DESTDIR)$(LIB)/bin/python -m pip uninstall $(QUIETLY) --yes pip setuptools
-	@$(DESTDIR)$(LIB)/bin/python -m compileall -q -s '$(DESTDIR)' -p / $(DESTDIR)$(LIB)/lib
-	@find $(DESTDIR)$(LIB)/bin $(DESTDIR)$(LIB)/pyvenv.cfg -type f -exec sed -i 's|$(DESTDIR)$(LIB)|$(LIB)|g' {} +
+	$(SYSTEM_PYTHON) -m venv --clear $(NEW); \
+	$(NEW)/bin/python -m pip install $(QUIETLY) --no-compile --no-index --find-links "$$wheels" 'wxsup[systemd]'
+	@$(NEW)/bin/python -m pip uninstall $(QUIETLY) --yes pip setuptools
+	@$(NEW)/bin/python -m compileall -q -s '$(NEW)' -p '$(LIB)' $(NEW)/lib
+	@find $(NEW)/bin $(NEW)/pyvenv.cfg -type f -exec sed -i 's|$(NEW)|$(LIB)|g' {} +
+	@rm -rf $(DESTDIR)$(LIB).old; ! [ -e $(DESTDIR)$(LIB) ] || mv $(DESTDIR)$(LIB) $(DESTDIR)$(LIB).old
+	@mv $(NEW) $(DESTDIR)$(LIB) && rm -rf $(DESTDIR)$(LIB).old
 	@mkdir -p $(DESTDIR)$(PREFIX)/bin
 	@ln -sf $(LIB)/bin/wxsup $(DESTDIR)$(PREFIX)/bin/wxsup
 	@PYTHONDONTWRITEBYTECODE=1 $(DESTDIR)$(LIB)/bin/python -m wxsup install --root '$(DESTDIR)/' --prefix '$(PREFIX)'

@@ -70,7 +70,11 @@ class Installed(Calls):
 
     def drop_in(self, client: str, text: str) -> None:
         """Change the unit of one client, as systemctl edit does; an empty text takes the change back."""
-        folder = self.machine.path(f"/run/systemd/system/{self.unit(client)}.d")
+        self.drop_in_of(self.unit(client), text)
+
+    def drop_in_of(self, unit: str, text: str) -> None:
+        """Change any unit."""
+        folder = self.machine.path(f"/run/systemd/system/{unit}.d")
         if text:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "override.conf").write_text(text)

@@ -44,7 +44,6 @@ class Background:
                 with files.locked(self._lock, timeout=0):
                     if self._settings.poll_api:
                         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
-                    self._controller.refresh()
                     self._repeat(self._controller.sync, self._settings.check_interval)
             except OSError as ex:
                 if not isinstance(ex, BlockingIOError):  # which says that another worker does it

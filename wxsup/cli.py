@@ -179,8 +179,9 @@ def render(config: Path | None, flags: dict[str, str], name: str) -> None:
 
 
 @main.command()
+@click.option("--for-start", is_flag=True, help="fail only for what a controller cannot be started without")
 @_with_settings
-def check(config: Path | None, flags: dict[str, str]) -> None:
+def check(config: Path | None, flags: dict[str, str], for_start: bool) -> None:
     """Look whether the controller could do its work here: settings, folders, records, supervisor."""
     from wxsup import doctor
 
@@ -188,8 +189,15 @@ def check(config: Path | None, flags: dict[str, str]) -> None:
     for finding in doctor.examine(_settings(config, flags)):
         findings.append(finding)
         click.echo(f"FAIL  {finding.what}: {finding.problem}" if finding.problem else f"ok    {finding.what}")
-    if any(finding.problem for finding in findings):
+    if any(finding.problem and (finding.vital or not for_start) for finding in findings):
         raise click.exceptions.Exit(1)
+
+
+@main.command()
+@_with_settings
+def refresh(config: Path | None, flags: dict[str, str]) -> None:
+    """Bring the records of all clients up to changed settings; each follows when it is started again."""
+    _prepared(config, flags).refresh()
 
 
 @main.command()
@@ -211,13 +219,7 @@ def _place(prefix: Path, root: Path, user: bool) -> Place:
     # What this machine is set to is no business of a package.
     if root != Path("/") or not place.config.exists():
         return place
-    loaded = settings.load(config=place.config, environment={})
-    if (loaded.supervisor, loaded.systemd_scope) != ("systemd", place.scope):
-        raise Refusal(
-            f"{place.config} is not for this systemd; it needs the lines that it would have had:\n\n"
-            + deployment.settings_file(place)
-        )
-    return deployment.as_set(place, loaded)
+    return deployment.as_set(place, settings.load(config=place.config, environment={}))
 
 
 def _with_place(command: Callable[..., None]) -> Callable[..., None]:

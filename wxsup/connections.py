@@ -98,6 +98,10 @@ def _check_peer(connection: http.client.HTTPConnection, secret: str) -> None:
                 if not chunk:
                     break
                 told += chunk
+        if not told:
+            raise ClientUnreachable("the client closed the connection")
+        if told.startswith(b"HTTP/1.1 503 "):
+            raise ClientNotListening("the client has too many connections")
         if not hmac.compare_digest(told.partition(HEAD_END)[2], names.proof(secret, challenge).encode()):
             raise WrongClient("another program listens at the port of this client")
     except BaseException:

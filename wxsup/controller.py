@@ -112,7 +112,7 @@ class Controller:
         if state["state"] not in SCANNABLE:
             return None
         try:
-            return path_of(client, "qrcode_path").read_bytes()
+            return files.read_plain(path_of(client, "qrcode_path"))
         except OSError:
             return None
 
@@ -162,7 +162,9 @@ class Controller:
     def resume(self) -> list[str]:
         """Start every client that is to be up and is not, as after a boot; return the names of those that fail."""
         self.sync()
-        return [client.name for client in self.clients() if client.want is Want.UP and not self._resume(client.slug)]
+        broken = [names.name(record.slug) for record in self.broken()]
+        wanted = [client for client in self.clients() if client.want is Want.UP]
+        return broken + [client.name for client in wanted if not self._resume(client.slug)]
 
     def sync(self) -> None:
         """Finish every start and stop that was cut short; start nothing else, whatever the supervisor says of it."""
@@ -170,38 +172,39 @@ class Controller:
             if client.pending or client.want is Want.GONE:
                 self._finish(client.slug)
 
-    def refresh(self) -> None:
-        """Bring records and definitions up to the settings in force, for the next start of each client.
+    def refresh(self, *, definitions: bool = False) -> None:
+        """Bring records up to the settings in force, for the next start of each client.
 
-        For the time before the supervisor itself is started: nothing runs yet.
+        With `definitions` also what the supervisor reads at its own start; only for the time before that: later it
+        would not see that they have changed.
         """
         for slug in self._registry.slugs():
             try:
                 with self._registry.claimed(slug, timeout=CLAIM_TIMEOUT):
                     client = self._registry.find(slug)
                     if client is not None:
-                        self._refresh(client)
+                        self._refresh(client, definitions)
             except (WxsupError, OSError) as ex:  # it spoils only its own client, which goes on as it was
                 logger.warning("client not refreshed", extra={"action": "refresh", "client": slug, "reason": str(ex)})
 
-    def _refresh(self, client: Client) -> None:
-        derived = self._derived(self._still_allowed(client))
+    def _refresh(self, client: Client, definitions: bool) -> None:
+        derived = self._derived(client)
         if derived != client or not self._registry.has_secret(client.slug):
             self._registry.save(derived)
-        if derived.want is Want.UP:
+        if definitions and derived.want is Want.UP:
             for path, text in self._supervisor.render(derived).items():
                 if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
                     files.replace(path, text)
 
-    def _still_allowed(self, client: Client) -> Client:
-        """Return `client` without the start parameters that the settings no longer allow."""
+    def _allowed(self, client: Client) -> Client:
+        """Return `client` without the start parameters that the settings do not allow any more."""
         allowed: dict[str, str] = {}
         for name, value in client.params.items():
             try:
                 allowed |= options.accept({name: value}, post_api_allow=self._settings.post_api_allow)
             except ParameterRefused as ex:
                 logger.warning(
-                    "parameter dropped", extra={"action": "refresh", "client": client.name, "reason": ex.status}
+                    "parameter ignored", extra={"action": "refresh", "client": client.name, "reason": ex.status}
                 )
         return dataclasses.replace(client, params=allowed)
 
@@ -287,7 +290,7 @@ class Controller:
             logger.warning("unfinished work left", extra={"action": "sync", "client": slug, "reason": str(ex)})
 
     def _derived(self, client: Client) -> Client:
-        return dataclasses.replace(client, environment=environment(client, self._settings))
+        return dataclasses.replace(client, environment=environment(self._allowed(client), self._settings))
 
     def _known(self, slug: str) -> Client:
         client = self._registry.find(slug)
@@ -308,7 +311,7 @@ class Controller:
             **process,
         }
         try:
-            told = json.loads(path_of(entry, "state_path").read_text(encoding="utf-8"))
+            told = json.loads(files.read_plain(path_of(entry, "state_path")))
             if not isinstance(told, dict):
                 raise ValueError("it is not a JSON object")
         except FileNotFoundError:
@@ -322,7 +325,12 @@ class Controller:
 
 def open_controller(settings: Settings) -> Controller:
     """Return the controller that `settings` describe; the one place where its parts are put together."""
-    registry = Registry(settings.backend_path, first_port=settings.backend_start_port, max_clients=settings.max_clients)
+    registry = Registry(
+        settings.backend_path,
+        first_port=settings.backend_start_port,
+        max_clients=settings.max_clients,
+        readers=settings.client_group,
+    )
     return Controller(settings, registry, kinds.supervisor(settings, registry))
 
 

@@ -123,7 +123,10 @@ def on_stop(stop: Any) -> None:
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
-        _thread.start_new_thread(stop, ())
+        try:
+            _thread.start_new_thread(stop, ())
+        except RuntimeError:  # no more threads are allowed us
+            stop()
 
     for number in STOP_SIGNALS:
         signal.signal(number, handle)

@@ -61,15 +61,23 @@ def of_user(programs: Path = Place.programs) -> Place:
 
 
 def as_set(place: Place, settings: Settings) -> Place:
-    """Return `place` with the folders and the addresses that `settings` have."""
-    return replace(
-        place,
-        state_dir=settings.state_dir,
-        session_dir=settings.session_dir,
-        run_dir=settings.run_dir,
-        client_run_dir=settings.tmpdir,
-        listen=tuple(map(str, settings.listen)),
-    )
+    """Return `place` with the addresses that `settings` have; raise Refusal where they are for other units."""
+    wanted = {
+        "supervisor": "systemd",
+        "systemd_scope": place.scope,
+        "state_dir": place.state_dir,
+        "backend_path": place.state_dir / "clients",
+        "session_dir": place.session_dir,
+        "run_dir": place.run_dir,
+        "tmpdir": place.client_run_dir,
+    }
+    for name, value in wanted.items():
+        if (found := getattr(settings, name)) != value:
+            raise Refusal(
+                f"{place.config}: {name} is {str(found)!r}, but the units want {str(value)!r}; "
+                f"the file needs these lines:\n\n{settings_file(place)}"
+            )
+    return replace(place, listen=tuple(map(str, settings.listen)))
 
 
 def deployed(place: Place = Place()) -> Mapping[str, str]:  # noqa: B008: it is frozen

@@ -13,27 +13,31 @@ from wxsup.settings import Settings
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at, and what is wrong with it, "" if nothing is."""
+    """One thing that was looked at, and what is wrong with it, "" if nothing is.
+
+    `vital` is what a controller cannot be started without; with the rest it answers, and says what is wrong.
+    """
 
     what: str
     problem: str = ""
+    vital: bool = False
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Yield a finding for the folders, for each record that cannot be read, and for the supervisor."""
     controller = open_controller(settings)
-    yield _finding(f"folders: {settings.state_dir}, {settings.run_dir}", controller.prepare)
+    yield _finding(f"folders: {settings.state_dir}, {settings.run_dir}", controller.prepare, vital=True)
     for folder in (settings.state_dir, settings.backend_path, settings.run_dir):
         if folder.is_dir() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-            yield Finding(f"folder {folder}", "it cannot be read and written by the user that this runs as")
+            yield Finding(f"folder {folder}", "it cannot be read and written by the user that this runs as", vital=True)
     yield from (Finding(f"record of {record.slug}", record.reason) for record in controller.broken())
     yield Finding(f"records: {len(controller.clients())} in {settings.backend_path}")
     yield _finding(f"supervisor: {settings.supervisor}", controller.ask)
 
 
-def _finding(what: str, look: Callable[[], None]) -> Finding:
+def _finding(what: str, look: Callable[[], None], *, vital: bool = False) -> Finding:
     try:
         look()
     except (WxsupError, OSError) as ex:
-        return Finding(what, str(ex))
-    return Finding(what)
+        return Finding(what, str(ex), vital)
+    return Finding(what, vital=vital)

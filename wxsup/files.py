@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import grp
 import os
 import stat
 import time
@@ -37,17 +38,20 @@ def private_directory(path: Path) -> Path:
     return path
 
 
-def replace(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+def replace(path: Path, data: str | bytes, *, mode: int = 0o600, group: str = "", durable: bool = True) -> None:
     """Write `data` to `path` so that a reader or a crash meets the old or the new content, never a part.
 
-    With `durable` it also survives a power cut: file and folder are synced (rename(2), fsync(2)).
-    Raises OSError and leaves nothing behind when the disk is full.
+    With `durable` it also survives a power cut: file and folder are synced (rename(2), fsync(2)). With `group` its
+    members may read it. Raises OSError and leaves nothing behind when the disk is full.
     """
     content = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with open(descriptor, "wb") as file:
+            if group:
+                os.fchown(descriptor, -1, _group(group))
+                os.fchmod(descriptor, mode | stat.S_IRGRP)
             file.write(content)
             file.flush()
             if durable:
@@ -60,6 +64,20 @@ def replace(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bool =
         raise
     if durable:
         sync_directory(path.parent)
+
+
+def read_plain(path: Path, *, limit: int = 1 << 20) -> bytes:
+    """Return what is in a plain file of `limit` bytes at most.
+
+    Raises OSError for anything else that lies there, such as a link to a file that only we may read or a pipe that
+    nobody writes to: others may have put it there.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
+            raise OSError(errno.EINVAL, "it is no plain file, or too large", str(path))
+        return file.read(limit)
 
 
 def remove(path: Path) -> None:
@@ -101,6 +119,13 @@ def locked(path: Path, *, timeout: float) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _group(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError as ex:
+        raise OSError(errno.EINVAL, f"there is no group {name!r}") from ex
 
 
 def _names(path: Path, descriptor: int) -> bool:

@@ -50,7 +50,7 @@ class Instance:
             patience = LEFTOVER_TIMEOUT if self._check_socket() else 0.0
             for address in (*self._settings.listen, *((self._settings.sandbox_listen,) if self._sandbox else ())):
                 _check_free(address, patience)
-            controller.refresh()
+            controller.refresh(definitions=True)
             files.replace(self.config, self.render())
             told = {name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT)}
             files.replace(self._settings.state_dir / RUNNING, json.dumps({**told, **environment}))

@@ -35,10 +35,14 @@ class Broken:
 
 
 class Registry:
-    """The records in `folder`; ports from `first_port` upwards, at most `max_clients` records."""
+    """The records in `folder`; ports from `first_port` upwards, at most `max_clients` records.
 
-    def __init__(self, folder: Path, *, first_port: int, max_clients: int) -> None:
+    They are readable by us alone, and by the group `readers` if there is one.
+    """
+
+    def __init__(self, folder: Path, *, first_port: int, max_clients: int, readers: str = "") -> None:
         self.folder = folder
+        self._readers = readers
         self._first_port = first_port
         self._max_clients = max_clients
         self._locks = folder / "locks"
@@ -113,8 +117,8 @@ class Registry:
     def save(self, client: Client) -> None:
         """Write the record of `client`, in place of an older one, after its secret if it has none yet."""
         if not self.has_secret(client.slug):
-            files.replace(self.secret_path(client.slug), secrets.token_hex(32))
-        files.replace(self.path(client.slug), record.dumps(client))
+            files.replace(self.secret_path(client.slug), secrets.token_hex(32), group=self._readers)
+        files.replace(self.path(client.slug), record.dumps(client), group=self._readers)
 
     def remove(self, client: Client) -> None:
         """Delete the record of `client`, and with it its claim to its port; its secret goes last."""
@@ -150,7 +154,7 @@ class Registry:
             mark = (found.st_ino, found.st_mtime_ns, found.st_size)
             known = self._known.get(path)
             if known is None or known[0] != mark:
-                known = self._known[path] = (mark, load(path.read_text(encoding="utf-8")))
+                known = self._known[path] = (mark, load(files.read_plain(path).decode()))
         except FileNotFoundError:
             self._known.pop(path, None)
             return None

@@ -110,11 +110,15 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
     def reload(self) -> None:
         """Take the settings as they are now; with bad ones go on as before."""
+        from wxsup.controller import open_controller
+
         try:
-            self._settings = self._load()
-        except SettingInvalid as ex:
+            settings = self._load()
+            open_controller(settings).prepare()
+            daemon.set_up_logging(settings.log_level, settings.log_path)
+            self._settings = settings
+        except (SettingInvalid, OSError) as ex:
             logger.error("settings not reloaded", extra={"action": "reload", "reason": str(ex)})
-        daemon.set_up_logging(self._settings.log_level, self._settings.log_path)
         super().reload()
 
     def load(self) -> Any:

@@ -77,6 +77,9 @@ class Settings(Ilink):
     command: str = declare(
         "", values.command, "command line of that program, which honours the MOJO_WEIXIN_* variables"
     )
+    client_group: str = declare(
+        "", values.text, "group that may read the records: that of the clients where they have a user of their own"
+    )
     sandbox_listen: Address = declare("127.0.0.1:2080", values.address, "address of the sandbox")
 
 
@@ -142,7 +145,7 @@ def config_files() -> tuple[Path, ...]:
 
 def config_home() -> Path:
     """Return the folder of the user's own settings (XDG Base Directory Specification)."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+    return Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"))
 
 
 def _from_file(config: Path | None, environment: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:

@@ -224,3 +224,15 @@ def test_nothing_of_a_request_is_ever_logged(caplog: pytest.LogCaptureFixture) -
         ask(address, "POST", "/x?content=secret", b"content=secret")
         raw(address, b"GET /secret HTTP/secret\r\n\r\n")
     assert "secret" not in caplog.text
+
+
+def test_too_many_connections_are_told_so_and_a_free_place_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CONNECTIONS", 2)
+    with serving(Seen()) as address:
+        held = [socket.create_connection(address, timeout=20) for _ in range(2)]
+        told = raw(address, b"")
+        assert told.startswith(b"HTTP/1.1 503 ")
+        assert json.loads(told.partition(b"\r\n\r\n")[2])["reason"] == "too many connections"
+        held.pop().close()
+        eventually(lambda: raw(address, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 "), what="a free place")
+        held.pop().close()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -610,6 +611,8 @@ def test_refresh_brings_the_settings_into_records_and_definitions(make_world: Ma
     world.registry.save(Client(**{**vars(world.record("gone")), "want": Want.GONE}))
     before = {name: world.record(name) for name in "ab"}
     make_world(supervisor, log_level="warn").controller.refresh()
+    assert not list(definitions.iterdir()), "a supervisor that runs would not read them again"
+    make_world(supervisor, log_level="warn").controller.refresh(definitions=True)
     levels = {name: world.record(name).environment["MOJO_WEIXIN_LOG_LEVEL"] for name in "ab"}
     assert levels == {"a": "warn", "b": "debug"}
     assert {path.name: path.read_text() for path in definitions.iterdir()} == {"a.conf": "warn\n", "b.conf": "debug\n"}
@@ -656,3 +659,37 @@ def test_a_foreign_program_is_called_without_a_secret(make_world: MakeWorld) -> 
     assert perl and perl.environment["WXCLIENT_COMMAND"] == "/usr/bin/perl client.pl"
     assert ours and "WXCLIENT_COMMAND" not in ours.environment
     assert body(lambda: world.controller.start("x", {"driver": "command"}))["code"] == 6
+
+
+def test_a_parameter_that_is_not_allowed_any_more_has_no_effect_until_it_is_again(make_world: MakeWorld) -> None:
+    url = "http://127.0.0.1:9/post"
+    world = make_world(post_api_allow="http://127.*")
+    world.controller.start("alice", {"post_api": url})
+    make_world(world.supervisor).controller.refresh()
+    assert world.record("alice").environment["MOJO_WEIXIN_PLUGIN_OPENWX_POST_API"] == ""
+    world.controller.refresh()
+    assert world.record("alice").environment["MOJO_WEIXIN_PLUGIN_OPENWX_POST_API"].startswith(url)
+
+
+def test_what_another_user_put_in_the_place_of_a_file_is_not_read(world: World, tmp_path: Path) -> None:
+    """A client has a user of its own under systemd, and the folder is its own."""
+    world.controller.start("alice", {})
+    secret = tmp_path / "secret"
+    secret.write_text(json.dumps({"pid": world.supervisor.status()["alice"].pid, "state": "scaning"}))
+    world.file("alice", "state_path").symlink_to(secret)
+    assert world.controller.check("alice")[0]["state"] == "unknown"
+    world.file("alice", "state_path").unlink()
+    world.tell("alice", state="scaning")
+    world.file("alice", "qrcode_path").symlink_to(secret)
+    assert world.controller.qrcode("alice") is None
+    for option in ("state_path", "qrcode_path"):
+        world.file("alice", option).unlink()
+        os.mkfifo(world.file("alice", option))
+    (state,) = world.controller.check("alice")
+    assert state["state"] == "unknown"
+    assert "no plain file" in state["error"]
+
+
+def test_resume_names_a_record_that_cannot_be_read(world: World) -> None:
+    world.registry.path("broken").write_text("nonsense")
+    assert world.controller.resume() == ["broken"]

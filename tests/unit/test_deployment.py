@@ -60,11 +60,32 @@ def test_a_path_that_units_cannot_hold_is_refused(path: str) -> None:
         units(Place(programs=Path(path)))
 
 
-def test_an_installation_goes_where_its_settings_say() -> None:
-    chosen = settings.load({"listen": "127.0.0.1:2100", "state_dir": "/srv/wx", "tmpdir": "/srv/run"}, environment={})
+INSTALLED = {
+    "supervisor": "systemd",
+    "state_dir": "/var/lib/wxsup",
+    "session_dir": "/var/lib/wxclient",
+    "run_dir": "/run/wxsup",
+    "tmpdir": "/run/wxclient",
+}
+
+
+def test_an_installation_listens_where_its_settings_say() -> None:
+    chosen = settings.load({**INSTALLED, "listen": "127.0.0.1:2100"}, environment={})
     files = {path.name: text for path, text in units(as_set(Place(), chosen)).items()}
     assert "ListenStream=127.0.0.1:2100\n" in files["wxcontroller.socket"]
-    assert "EnvironmentFile=/srv/wx/clients/wxclient-%i.env\n" in files["wxclient@.service"]
+
+
+@pytest.mark.parametrize("name", [*INSTALLED, "backend_path"])
+def test_settings_that_the_units_do_not_go_with_are_refused(name: str) -> None:
+    other = "supervisord" if name == "supervisor" else "/srv/other"
+    with pytest.raises(Refusal, match=f"{name} is '{other}', but the units want"):
+        as_set(Place(), settings.load({**INSTALLED, name: other}, environment={}))
+
+
+def test_a_first_settings_file_goes_with_the_units(tmp_path: Path) -> None:
+    path = tmp_path / "first.toml"
+    path.write_text(settings_file(Place()))
+    assert as_set(Place(), settings.load(config=path, environment={})) == Place()
 
 
 def test_for_the_systemd_of_a_user_nothing_asks_for_root(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,10 +23,16 @@ def test_a_supervisor_that_is_not_there_is_found(chosen: Settings) -> None:
     assert found.startswith(f"supervisor: supervisord: supervisord at {chosen.supervisord_socket}: ")
 
 
-def test_a_record_that_cannot_be_read_is_named(chosen: Settings) -> None:
+def vital(chosen: Settings) -> bool:
+    """Tell whether something is wrong without which no controller can be started."""
+    return any(finding.problem and finding.vital for finding in examine(chosen))
+
+
+def test_a_record_that_cannot_be_read_is_named_and_keeps_no_controller_down(chosen: Settings) -> None:
     list(examine(chosen))
     (chosen.backend_path / "wxclient-broken.env").write_text("nonsense")
     assert any("record of broken" in problem for problem in problems(chosen))
+    assert not vital(chosen)
 
 
 def test_a_folder_that_cannot_be_made_is_named(chosen: Settings) -> None:
@@ -34,6 +40,7 @@ def test_a_folder_that_cannot_be_made_is_named(chosen: Settings) -> None:
     chosen.session_dir.rmdir()
     chosen.session_dir.write_text("a file")
     assert any(str(chosen.session_dir) in problem for problem in problems(chosen))
+    assert vital(chosen)
 
 
 def test_systemd_without_its_bus_is_found(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,3 +241,28 @@ def test_a_folder_in_which_others_could_replace_our_files_is_refused(tmp_path: P
 def test_a_folder_like_tmp_is_taken(tmp_path: Path) -> None:
     tmp_path.chmod(0o1777)
     assert files.private_directory(tmp_path) == tmp_path
+
+
+def test_of_another_users_files_only_plain_ones_are_read(tmp_path: Path) -> None:
+    plain, link, pipe = tmp_path / "plain", tmp_path / "link", tmp_path / "pipe"
+    plain.write_bytes(b"12345")
+    assert files.read_plain(plain, limit=5) == b"12345"
+    link.symlink_to(plain)
+    os.mkfifo(pipe)
+    for path in (link, pipe, tmp_path):
+        with pytest.raises(OSError):
+            files.read_plain(path)
+    with pytest.raises(OSError, match="too large"):
+        files.read_plain(plain, limit=4)
+
+
+def test_a_group_may_read_what_is_written_for_it(tmp_path: Path) -> None:
+    import grp
+
+    group = grp.getgrgid(os.getegid())
+    files.replace(tmp_path / "f", "x", group=group.gr_name)
+    found = (tmp_path / "f").stat()
+    assert (found.st_gid, found.st_mode & 0o777) == (group.gr_gid, 0o640)
+    with pytest.raises(OSError, match="no group 'no such group'"):
+        files.replace(tmp_path / "g", "x", group="no such group")
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]

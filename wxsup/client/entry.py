@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 def run(slug: str, record_path: Path | None, secret_path: Path | None, stop: threading.Event) -> Exit:
     """Run the client `slug` until `stop`; its options come from its record, or from the environment without one."""
     daemon.set_up_logging("info")
+    if "INVOCATION_ID" in os.environ:  # of systemd, which keeps clients apart: let them not look into each other
+        daemon.hide()
     try:
         environment = record.variables(record_path.read_text(encoding="utf-8")) if record_path else os.environ
         chosen = options.from_environment(environment)
@@ -38,12 +40,7 @@ def run(slug: str, record_path: Path | None, secret_path: Path | None, stop: thr
 
 
 def _secret(path: Path | None) -> str:
-    """Return the secret that calls must carry, from `path` or from systemd (systemd.exec(5), LoadCredential=)."""
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    if path is None and credentials:
-        # Where systemd keeps clients apart, one must not look into another's memory for it either.
-        daemon.hide()
-        path = Path(credentials) / "secret"
+    """Return the secret that calls must carry."""
     if path is None:
         logger.warning("no secret: whoever can reach the port can use the account", extra={"action": "start"})
         return ""

@@ -19,7 +19,7 @@ from wxsup.options import Options
 logger = logging.getLogger(__name__)
 
 # Ours alone: a program that does not know of systemd must not speak in our name by accident.
-_KEPT_BACK = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"})
+_KEPT_BACK = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
 
 
 def launch(chosen: Options, environment: Mapping[str, str], stop: threading.Event) -> Exit:

@@ -8,6 +8,7 @@ import select
 import socket
 import socketserver
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +24,12 @@ IDLE_TIMEOUT = 75.0  # more than a proxy in front keeps an idle connection
 BODY_LIMIT = 1024 * 1024
 LINE_LIMIT = 1024
 TRAILERS = 16
+CONNECTIONS = 512  # each has a thread, of which a unit allows 1024
+_TOO_MANY = b'{"code":-26,"status":"rate limited","reason":"too many connections"}'
+TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(_TOO_MANY), _TOO_MANY)
+)
 
 
 @dataclass(frozen=True)
@@ -57,12 +64,33 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], answer: Callable[[Request], Reply]) -> None:
         self.answer = answer
+        self._places = threading.BoundedSemaphore(CONNECTIONS)
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
         """Bind without asking the DNS for our own name, as HTTPServer does."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread of its own, or tell it that there are too many."""
+        if not self._places.acquire(blocking=False):
+            with suppress(OSError):
+                request.sendall(TOO_MANY)
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread can be made
+            self._places.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve one connection."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
 
     def close(self) -> None:
         """End serve_forever and stop listening; answers that are under way go on."""

@@ -40,7 +40,7 @@ _UNSTARTABLE = frozenset(
 )
 
 _FORBIDDEN = ("org.freedesktop.DBus.Error.AccessDenied", "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired")
-_NO_CLIENT = "-"  # no slug
+_NO_CLIENT = ".00"  # no client's slug, since no name may hold such a character
 
 _STATES = {
     "active": State.RUNNING,
@@ -89,8 +89,8 @@ class Systemd(Supervisor):
                 (shown,) = _show(bus, [path])
                 if shown["MainPID"] and state != "deactivating":
                     return _status(shown)
-                if state == "failed":
-                    _forget_failure(bus, unit)
+                if state not in _DOWN:  # failed, on its way down, or waiting to be tried again, which may be long
+                    _stop(bus, unit)
             try:
                 shown = _start(bus, unit)
             except StartFailed:
@@ -104,17 +104,19 @@ class Systemd(Supervisor):
         with self._asking() as bus:
             _stop(bus, unit)
             faults.point("stop.stopped")
-            # Its state file and login picture: the controller may only read them. Its session stays.
-            with _tolerated(_NOT_LOADED, f"{_SYSTEMD}.NothingToClean", f"{_SYSTEMD}.UnitBusy"):
-                _call(bus, "CleanUnit", "sas", unit, ["runtime"])
+            _clean(bus, unit)
             faults.point("stop.removed")
 
     def status(self, *slugs: str) -> Mapping[str, Status]:
         patterns = [_unit(slug) for slug in slugs] or [_unit("*")]
         with self._asking() as bus:
-            up = {unit: path for unit, path, state in _listed(bus, *patterns) if state not in _DOWN}
-            found = {unit: known for unit in up if (known := self._known.get(unit)) and known.stands()}
-            changed = {unit: path for unit, path in up.items() if unit not in found}
+            up = [entry for entry in _listed(bus, *patterns) if entry[2] not in _DOWN]
+            found = {
+                unit: known
+                for unit, _, state in up
+                if state == "active" and (known := self._known.get(unit)) and known.stands()
+            }
+            changed = {unit: path for unit, path, _ in up if unit not in found}
             for unit, shown in zip(changed, _show(bus, changed.values()), strict=True):
                 found[unit] = _Known(_status(shown), _processes_file(shown))
         self._known = {**self._known, **found} if slugs else found
@@ -128,7 +130,9 @@ class Systemd(Supervisor):
             _, loaded = bus.ask(Properties(DBusAddress(path, _SYSTEMD, _UNIT)).get("LoadState"))
             if loaded != "loaded":
                 raise SupervisorUnreachable(f"the unit wxclient@.service is {loaded}; make install brings it")
-            _stop(bus, unit)  # it never runs; what shows is whether we may
+            # It never runs; what shows is whether we may.
+            _stop(bus, unit)
+            _clean(bus, unit)
 
     @contextmanager
     def _asking(self) -> Iterator[Bus]:
@@ -219,7 +223,10 @@ class _Job:
 
     def wait(self, deadline: float) -> None:
         """Wait for news of the unit or of the job."""
-        heard = self._bus.signal(deadline)
+        try:
+            heard = self._bus.signal(deadline)
+        except TimeoutError as ex:
+            raise SupervisorUnreachable("systemd has not done in time what it was asked to do") from ex
         member = heard.header.fields[HeaderFields.member]
         if member == "PropertiesChanged":
             self.changes |= {name: value for name, (_, value) in heard.body[1].items()}
@@ -277,6 +284,12 @@ def _read(path: Path | None) -> str:
         return path.read_text(encoding="ascii") if path else ""
     except OSError:
         return ""
+
+
+def _clean(bus: Bus, unit: str) -> None:
+    """Remove state file and login picture, which the controller may only read; the session stays."""
+    with _tolerated(_NOT_LOADED, f"{_SYSTEMD}.NothingToClean", f"{_SYSTEMD}.UnitBusy"):
+        _call(bus, "CleanUnit", "sas", unit, ["runtime"])
 
 
 def _forget_failure(bus: Bus, unit: str) -> None:

@@ -65,6 +65,7 @@ class Ilink(Driver):
         self._login.refused = self._tell_refused
 
     def run(self) -> Exit:
+        self.pulse.within(0)
         kept = self._kept()
         trusted = kept is not None
         while not self._stopped.is_set():
@@ -145,6 +146,7 @@ class Ilink(Driver):
         self._state.enter(Login.SCANING, parked=True)
         self.pulse.within(PARKED)
         self._stopped.wait(PARKED)
+        self.pulse.within(0)
 
     def _tell_code(self, path: Path, picture: bytes) -> None:
         self._events.event("input_qrcode", str(path), base64.encodebytes(picture).decode())
