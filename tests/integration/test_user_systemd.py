@@ -139,7 +139,7 @@ def test_a_client_is_restricted_and_answers_to_nobody_but_the_controller(wx: Hom
     status = wx.type(f"cat /proc/{pid}/status")
     assert "NoNewPrivs:\t1\n" in status
     assert "Seccomp:\t2\n" in status
-    assert (wx.show("mine", "MemoryMax"), wx.show("mine", "TasksMax")) == (str(256 * 2**20), "64")
+    assert (wx.show("mine", "MemoryMax"), wx.show("mine", "TasksMax")) == (str(256 * 2**20), "1024")
     assert wx.json("get_client_info", client="mine")["code"] == 0
     with wx.machine.network():
         direct = requests.get(f"http://127.0.0.1:{wx.state('mine')['port']}/openwx/get_client_info", timeout=30)
