@@ -26,13 +26,14 @@ from wxsup.supervisors import Supervisor
 
 CALL_TIMEOUT = 20.0
 START_TIMEOUT = 30.0
+CLEAN_TIMEOUT, CLEAN_RETRY = 2.0, 0.05
 CONNECTIONS = 32  # dbus-daemon lets one user have 256
 STOP_TIMEOUT = 30.0  # more than TimeoutStopSec=, after which systemd kills
 
 _SYSTEMD = "org.freedesktop.systemd1"
 _MANAGER = DBusAddress("/org/freedesktop/systemd1", _SYSTEMD, f"{_SYSTEMD}.Manager")
 _UNIT, _SERVICE = f"{_SYSTEMD}.Unit", f"{_SYSTEMD}.Service"
-_NOT_LOADED = f"{_SYSTEMD}.NoSuchUnit"
+_NOT_LOADED, _BUSY = f"{_SYSTEMD}.NoSuchUnit", f"{_SYSTEMD}.UnitBusy"
 # What StartUnit says of the unit, and not of the bus or of our rights.
 _UNSTARTABLE = frozenset(
     f"{_SYSTEMD}.{name}"
@@ -288,8 +289,16 @@ def _read(path: Path | None) -> str:
 
 def _clean(bus: Bus, unit: str) -> None:
     """Remove state file and login picture, which the controller may only read; the session stays."""
-    with _tolerated(_NOT_LOADED, f"{_SYSTEMD}.NothingToClean", f"{_SYSTEMD}.UnitBusy"):
-        _call(bus, "CleanUnit", "sas", unit, ["runtime"])
+    deadline = time.monotonic() + CLEAN_TIMEOUT
+    with _tolerated(_NOT_LOADED, f"{_SYSTEMD}.NothingToClean", _BUSY):
+        while True:
+            try:
+                _call(bus, "CleanUnit", "sas", unit, ["runtime"])
+                return
+            except CallRefused as ex:  # being cleaned already, or somebody has started it again
+                if ex.name != _BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(CLEAN_RETRY)
 
 
 def _forget_failure(bus: Bus, unit: str) -> None:
