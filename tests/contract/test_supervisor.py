@@ -42,6 +42,15 @@ class Kind:
     reachable: Callable[[], None]
 
 
+def answers(supervisor: Supervisor) -> bool:
+    """Tell whether a supervisor can be asked."""
+    try:
+        supervisor.status()
+    except SupervisorUnreachable:
+        return False
+    return True
+
+
 @contextmanager
 def memory(folder: Path) -> Iterator[Kind]:
     kind = Memory()
@@ -88,7 +97,7 @@ class RealSupervisord:
 
     def up(self) -> None:
         self.process = subprocess.Popen([SCRIPTS / "supervisord", "-c", self.config], stdin=subprocess.DEVNULL)
-        eventually(self._answers, what="supervisord")
+        eventually(lambda: answers(self.supervisor), what="supervisord")
 
     def down(self) -> None:
         self.process.terminate()
@@ -117,13 +126,6 @@ class RealSupervisord:
             self.supervisor.start(client)
         eventually(lambda: self.supervisor.status(client.slug)[client.slug].state is State.FAILED)
         self.commands[client.slug] = SLEEPER
-
-    def _answers(self) -> bool:
-        try:
-            self.supervisor.status()
-        except SupervisorUnreachable:
-            return False
-        return True
 
 
 @contextmanager
@@ -169,7 +171,7 @@ TimeoutStopSec=2
 
     def up(self) -> None:
         self.machine.systemctl("start", "dbus.socket", "dbus.service")
-        eventually(self._answers, what="systemd")
+        eventually(lambda: answers(self.supervisor), what="systemd")
 
     def down(self) -> None:
         self.machine.systemctl("stop", "dbus.socket", "dbus.service")
@@ -203,13 +205,6 @@ TimeoutStopSec=2
         self.supervisor.start(client)
         eventually(lambda: self.supervisor.status(client.slug)[client.slug].state is State.FAILED)
         self.command(client, "sleep infinity")
-
-    def _answers(self) -> bool:
-        try:
-            self.supervisor.status()
-        except SupervisorUnreachable:
-            return False
-        return True
 
 
 @pytest.fixture(scope="module")
