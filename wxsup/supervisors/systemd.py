@@ -1,7 +1,7 @@
 """systemd over D-Bus: a client is an instance of the template unit ``wxclient@``; org.freedesktop.systemd1(5).
 
-What tells one instance from another is its record, which the unit reads by itself: there is nothing to install for a
-client, and nothing to reload. An instance that is down is the same to systemd as one that never was, so status() has
+What tells one instance from another is its record, which the client reads by itself: there is nothing to install for
+it, and nothing to reload. An instance that is down is the same to systemd as one that never was, so status() has
 neither.
 """
 
@@ -65,10 +65,10 @@ _PROPERTIES = {
     "NRestarts": _SERVICE,
     "ControlGroup": _SERVICE,
 }
-# systemd's own hierarchy: beside the controllers' ones in cgroups v1, the only one in v2 (cgroups(7)).
-_CGROUPS = next(
-    path for path in map(Path, ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup")) if path.is_dir() or path.name == "cgroup"
-)
+# systemd's own hierarchy: one beside those of the controllers in cgroups v1, the only one in v2 (cgroups(7)).
+_CGROUPS = Path("/sys/fs/cgroup/systemd")
+if not _CGROUPS.is_dir():
+    _CGROUPS = _CGROUPS.parent
 _EXITED = 1  # CLD_EXITED of waitid(2); with every other code the status is the number of a signal
 
 
@@ -155,9 +155,8 @@ class Systemd(Supervisor):
 class _Known:
     """What was last said of a running unit, which stands as long as its processes are the same.
 
-    To ask for all again would take 20 times as long.
-
-    `processes` is the file that lists them (cgroup.procs of cgroups(7)), None where they cannot be told.
+    To ask anew would take 20 times as long. `processes` is the file that lists them (cgroup.procs of cgroups(7)), None
+    where they cannot be told.
     """
 
     def __init__(self, status: Status, processes: Path | None) -> None:
