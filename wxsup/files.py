@@ -73,11 +73,13 @@ def read_plain(path: Path, *, limit: int = 1 << 20) -> bytes:
     nobody writes to: others may have put it there.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
             raise OSError(errno.EINVAL, "it is no plain file, or too large", str(path))
-        return file.read(limit)
+        return os.read(descriptor, limit)
+    finally:
+        os.close(descriptor)
 
 
 def remove(path: Path) -> None:

@@ -18,6 +18,8 @@ EVERY_STEP = every_step(
     start=("claimed", "recorded", "queued", "spawned", "settled"),
     stop=("claimed", "marked", "stopped", "removed", "cleaned", "forgotten"),
 )
+#: A start writes several times, and would kill a bus that is dead already, which looks like a write that fails.
+BUS_STEPS = [step for step in EVERY_STEP if step != ("start", "replace.written")]
 BUS_PID = "/run/bus.pid"
 CLIENT_PID = "/run/wxclient/{slug}/mojo_weixin_pid_{slug}.pid"
 
@@ -103,14 +105,14 @@ def test_kill_9_of_the_controller_in_the_start_of_a_client_whose_record_was_dele
     assert walks.walk_without_record().returncode == -9
 
 
-@pytest.mark.parametrize(("verb", "fault"), EVERY_STEP)
+@pytest.mark.parametrize(("verb", "fault"), BUS_STEPS)
 def test_kill_9_of_the_bus_that_systemd_brings_back_at_once(
     walks: UnderSystemd, bus: str, verb: str, fault: str
 ) -> None:
     walks.walk(verb, fault, bus, revive=walks.bus_is_back)
 
 
-@pytest.mark.parametrize(("verb", "fault"), EVERY_STEP)
+@pytest.mark.parametrize(("verb", "fault"), BUS_STEPS)
 def test_kill_9_of_the_bus_that_an_operator_brings_back(walks: UnderSystemd, bus: str, verb: str, fault: str) -> None:
     walks.machine.systemctl("mask", "--runtime", "dbus.service")
     walks.walk(verb, fault, bus, told=fault not in CLAIMED, revive=walks.bring_bus_back)
