@@ -12,12 +12,14 @@ TIMEOUT = 30.0
 POLL = 0.02
 
 
-def eventually(probe: Callable[[], Found], *, timeout: float = TIMEOUT, what: str = "") -> Found:
-    """Return the first truthy result of `probe`; fail with the last one when `timeout` seconds have passed."""
+def eventually(
+    probe: Callable[[], Found], *, holds: Callable[[Found], object] = bool, timeout: float = TIMEOUT, what: str = ""
+) -> Found:
+    """Return the first result of `probe` of which `holds` is true; fail with the last one after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
         found = probe()
-        if found:
+        if holds(found):
             return found
         assert time.monotonic() < deadline, f"{what or 'it'} did not come true in {timeout:g} s; last seen: {found!r}"
         time.sleep(POLL)

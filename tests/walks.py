@@ -46,7 +46,7 @@ class Walks(ABC):
         """Count the processes of a client, whoever started them."""
 
     @abstractmethod
-    def traces(self) -> list[frozenset[str]]:
+    def traces(self) -> dict[str, frozenset[str]]:
         """Return, for each kind of thing that a client has beside its record, the slugs of those who have it."""
 
     def walk(
@@ -88,7 +88,11 @@ class Walks(ABC):
         eventually(lambda: self.processes(name) == int(running), what="one process, or none")
         records = slugs(self.records.glob("*.env"))
         assert (names.slug(name) in records) is running
-        eventually(lambda: set(self.traces()) == {records}, what="nothing that no record tells of, and nothing missing")
+        eventually(
+            self.traces,
+            holds=lambda traces: all(found == records for found in traces.values()),
+            what=f"nothing beside the records of {set(records)}, and nothing missing,",
+        )
         if running:
             assert self.wx.json("stop_client", client=name)["code"] == 0
             assert self.processes(name) == 0

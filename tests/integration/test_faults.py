@@ -51,8 +51,11 @@ class UnderSupervisord(Walks):
             count += path.encode() in title or (title.rstrip(b"\0").decode() == f"wxclient({name})" and same_folder)
         return count
 
-    def traces(self) -> list[frozenset[str]]:
-        return [slugs(self.var.glob("conf.d/*.conf")), slugs(self.records.glob("*.secret"))]
+    def traces(self) -> dict[str, frozenset[str]]:
+        return {
+            "section": slugs(self.var.glob("conf.d/*.conf")),
+            "secret": slugs(self.records.glob("*.secret")),
+        }
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from wxsup.supervisors import Supervisor
 
 CALL_TIMEOUT = 20.0
 START_TIMEOUT = 30.0
-CLEAN_TIMEOUT, CLEAN_RETRY = 2.0, 0.05
+CLEAN_TIMEOUT, CLEAN_RETRY = 2.0, 0.01
 CONNECTIONS = 32  # dbus-daemon lets one user have 256
 STOP_TIMEOUT = 30.0  # more than TimeoutStopSec=, after which systemd kills
 
@@ -188,6 +188,11 @@ def _listed(bus: Bus, *patterns: str) -> list[tuple[str, str, str]]:
     return [(name, path, state) for name, _, _, state, _, _, path, *_ in units]
 
 
+def _state(bus: Bus, unit: str) -> str:
+    """Return the ActiveState of a unit; one that is not loaded is inactive."""
+    return next((state for _, _, state in _listed(bus, unit)), "inactive")
+
+
 def _show(bus: Bus, paths: Iterable[str]) -> list[dict[str, Any]]:
     """Return the _PROPERTIES of the units at `paths`, asked for all at once."""
     questions = [
@@ -266,11 +271,11 @@ def _stop(bus: Bus, unit: str) -> None:
         job = _Job(bus, "StopUnit", unit)
         while not job.result:
             job.wait(deadline)
-    for _, _, state in _listed(bus, unit):
-        if state == "failed":
-            _forget_failure(bus, unit)
-        elif state not in _DOWN:
-            raise SupervisorUnreachable(f"systemd could not stop {unit}: the stop was {job.result}")
+    state = _state(bus, unit)
+    if state == "failed":
+        _forget_failure(bus, unit)
+    elif state not in _DOWN:
+        raise SupervisorUnreachable(f"systemd could not stop {unit}: the stop was {job.result}")
 
 
 def _processes_file(shown: Mapping[str, Any]) -> Path | None:
@@ -293,11 +298,16 @@ def _clean(bus: Bus, unit: str) -> None:
         while True:
             try:
                 _call(bus, "CleanUnit", "sas", unit, ["runtime"])
-                return
+                break
             except CallRefused as ex:  # being cleaned already, or somebody has started it again
                 if ex.name != _BUSY or time.monotonic() > deadline:
                     raise
             time.sleep(CLEAN_RETRY)
+    # It goes on after the answer; a unit that is stopped meanwhile, by whomever, ends up as failed.
+    while (state := _state(bus, unit)) == "maintenance" and time.monotonic() < deadline:
+        time.sleep(CLEAN_RETRY)
+    if state == "failed":
+        _forget_failure(bus, unit)
 
 
 def _forget_failure(bus: Bus, unit: str) -> None:
