@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check check-units format install uninstall clean
+.PHONY: help run demo test campaign check check-units format install uninstall clean
 
 # Where install puts things: /usr for a package, with DESTDIR the folder that the package is made from.
 PREFIX ?= /usr/local
@@ -26,6 +26,9 @@ demo: $(VENV)/.installed ## do the main job unattended in a temporary folder and
 
 test: $(VENV)/.installed-dev ## run all tests
 	$(BIN)/python -m pytest
+
+campaign: $(VENV)/.installed-dev ## kill everything at random for SECONDS=600 while messages flow, and check that none is lost
+	$(BIN)/python -m tests.campaign --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
 
 check: $(VENV)/.installed-dev ## lint, types, layers, units
 	$(BIN)/ruff check .

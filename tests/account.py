@@ -1,4 +1,7 @@
-"""What tests of a client have around it: its options, the people of the sandbox, a receiver of reports, a bad line."""
+"""What tests of a client have around it: its options, the people of the sandbox, a receiver of reports, a bad line.
+
+Also its parts that can fail on demand: a store, and a driver that only remembers.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,12 @@ import http.client
 import io
 import json
 import socket
+import sqlite3
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +28,10 @@ from PIL import Image
 from tests.deadline import eventually
 from tests.unit.upstream import Connection, Request, Upstream, reply
 from wxsup import values
+from wxsup.client.drivers import Driver
+from wxsup.client.store import Report, Store
+from wxsup.errors import ContentRejected, NotLoggedIn, ObjectNotFound, QuotaUsed
+from wxsup.model import Exit
 from wxsup.options import Options
 from wxsup.sandbox.app import Sandbox
 
@@ -155,24 +166,47 @@ def _call_of(request: Request) -> str:
     return urlsplit(request.line.split(" ")[1]).path.rpartition("/")[2]
 
 
+@dataclass(frozen=True)
+class Post:
+    """A POST as a receiver got it, whatever it answered."""
+
+    headers: Message
+    content: bytes
+    report: dict[str, Any]
+    at: float  # time.monotonic
+
+
 class Receiver:
-    """A receiver of reports; it answers `status`."""
+    """A receiver of reports; it answers `status`, or what `answer` says: another status, or a JSON text."""
 
     def __init__(self, port: int = 0) -> None:
         self.status = 200
+        self.answer: Callable[[dict[str, Any]], int | str] = lambda report: self.status
+        self.content_type = "application/json"
         self.got: list[dict[str, Any]] = []
         self.queries: list[str] = []
+        self.posts: list[Post] = []
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if receiver.status == 200:
+                content = self.rfile.read(int(self.headers["Content-Length"]))
+                report = json.loads(content)
+                receiver.posts.append(Post(self.headers, content, report, time.monotonic()))
+                said = receiver.answer(report)
+                status, body = (said, "") if isinstance(said, int) else (200, said)
+                if status == 200:
                     receiver.queries.append(urlsplit(self.path).query)
-                    receiver.got.append(json.loads(body))
-                self.send_response(receiver.status)
-                self.send_header("Content-Length", "0")
+                    receiver.got.append(report)
+                self.send_response(status)
+                self.send_header("Content-Type", receiver.content_type)
+                self.send_header("Content-Length", str(len(body.encode())))
                 self.end_headers()
+                self.wfile.write(body.encode())
+
+            def handle(self) -> None:
+                with contextlib.suppress(ConnectionError):  # a client that was killed
+                    super().handle()
 
             def log_message(self, format: str, *arguments: object) -> None:
                 pass
@@ -193,6 +227,10 @@ class Receiver:
         """Return name and parameters of each event, of messages their post_type and content."""
         return [named(report) for report in list(self.got)]
 
+    def contents(self, kind: str = "receive_message") -> list[str]:
+        """Return what the messages of that post_type said."""
+        return [report["content"] for report in list(self.got) if report["post_type"] == kind]
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -201,6 +239,114 @@ class Receiver:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+class FragileStore(Store):
+    """A store that cannot be read or written while `broken` says "read" or "write"."""
+
+    broken = ""
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        if self.broken == "write" and not self.in_transaction:
+            raise sqlite3.OperationalError("database or disk is full")
+        with super().transaction():
+            yield
+
+    def next_to_post(self, blocked: Container[str] = ()) -> Report | None:
+        if self.broken == "read":
+            raise sqlite3.OperationalError("disk I/O error")
+        return super().next_to_post(blocked)
+
+
+def _friend(id_: str, uid: int, name: str, displayname: str, markname: str) -> dict[str, Any]:
+    known = {"name": name, "displayname": displayname, "markname": markname, "category": "好友"}
+    return {"id": id_, "uid": uid, "account": id_, **known}
+
+
+OWNER = _friend("o1@im.wechat", 1, "owner", "owner", "")
+ANNE = _friend("a1@im.wechat", 2, "Anne", "Änne 安妮", "安妮")
+
+
+class Remembering(Driver):
+    """A driver of an account with two friends, that remembers what it was told to do; a part has 20 characters.
+
+    `sending(friend_id, text)` is called in the middle of a send, and raises what goes wrong.
+    """
+
+    name = "remembering"
+    capabilities = ("text",)
+
+    def __init__(self) -> None:
+        self.logged_in = True
+        self.tried: list[tuple[str, str, str]] = []  # friend, text, client_id
+        self.sent: list[tuple[str, str]] = []
+        self.claims = {OWNER["id"]: 0, ANNE["id"]: 0}
+        self.quota = 100
+        self.digits: list[str] = []
+        self.relogins = 0
+        self.sending: Callable[[str, str], object] = lambda friend_id, text: None
+        self.most_at_once = 0
+        self._at_once = 0
+
+    def run(self) -> Exit:
+        return Exit.STOPPED
+
+    def stop(self) -> None: ...
+
+    def hang_up(self) -> None: ...
+
+    def user(self) -> dict[str, Any]:
+        if not self.logged_in:
+            raise NotLoggedIn(state="scaning")
+        names = {name: "bot" for name in ("account", "name", "displayname", "markname")}
+        return {"id": "b1@im.bot", "uid": 3, "category": "", **names}
+
+    def friends(self) -> list[dict[str, Any]]:
+        return [OWNER, ANNE]
+
+    def parts(self, content: str) -> list[str]:
+        if not content:
+            raise ContentRejected("the content is empty")
+        return [content[begin : begin + 20] for begin in range(0, len(content), 20)]
+
+    def admit(self, friend_id: str, count: int) -> None:
+        self.user()
+        if friend_id not in self.claims:
+            raise ObjectNotFound(id=None)
+        if self.claims[friend_id] + count > self.quota:
+            raise QuotaUsed(sends_left=self.quota - self.claims[friend_id], parts=count, retryable=False)
+
+    def claim(self, friend_id: str, count: int) -> None:
+        self.admit(friend_id, count)
+        self.claims[friend_id] += 1
+
+    def give_back(self, friend_id: str) -> None:
+        self.claims[friend_id] -= 1
+
+    def send_part(self, friend_id: str, text: str, client_id: str) -> dict[str, Any]:
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            self.tried.append((friend_id, text, client_id))
+            self.sending(friend_id, text)
+            self.sent.append((friend_id, text))
+            id_ = f"m{len(self.sent)}"
+            return {"id": id_, "msg_id": id_, "client_id": client_id}
+        finally:
+            self._at_once -= 1
+
+    def submit_verify_code(self, code: str) -> None:
+        if code == "unwanted":
+            raise NotLoggedIn("no digits are wanted")
+        self.digits.append(code)
+
+    def relogin(self) -> None:
+        self.relogins += 1
+
+    def sent_to(self, friend: dict[str, Any]) -> list[str]:
+        """Return what went out to a friend, in its order."""
+        return [text for friend_id, text in list(self.sent) if friend_id == friend["id"]]
 
 
 def named(report: dict[str, Any]) -> tuple[Any, ...]:

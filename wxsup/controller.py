@@ -189,7 +189,7 @@ class Controller:
 
     def _refresh(self, client: Client, definitions: bool) -> None:
         derived = self._derived(client)
-        if derived != client or not self._registry.has_secret(client.slug):
+        if derived != client or not self._registry.secrets_stand(client.slug):
             self._registry.save(derived)
         if definitions and derived.want is Want.UP:
             for path, text in self._supervisor.render(derived).items():
@@ -330,6 +330,7 @@ def open_controller(settings: Settings) -> Controller:
         first_port=settings.backend_start_port,
         max_clients=settings.max_clients,
         readers=settings.client_group,
+        post_secret=settings.post_secret_path,
     )
     return Controller(settings, registry, kinds.supervisor(settings, registry))
 

@@ -80,7 +80,7 @@ def as_set(place: Place, settings: Settings) -> Place:
     return replace(place, listen=tuple(map(str, settings.listen)))
 
 
-def deployed(place: Place = Place()) -> Mapping[str, str]:  # noqa: B008: it is frozen
+def deployed(place: Place = Place()) -> Mapping[str, str]:
     """Return every file of deploy/, name to text."""
     names = (
         "supervisor/supervisord.conf",

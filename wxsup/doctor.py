@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from wxsup.controller import open_controller
 from wxsup.errors import WxsupError
+from wxsup.registry import post_key
 from wxsup.settings import Settings
 
 
@@ -24,7 +25,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Yield a finding for the folders, for each record that cannot be read, and for the supervisor."""
+    """Yield a finding for the folders, for each record that cannot be read, for secret and supervisor."""
     controller = open_controller(settings)
     yield _finding(f"folders: {settings.state_dir}, {settings.run_dir}", controller.prepare, vital=True)
     for folder in (settings.state_dir, settings.backend_path, settings.run_dir):
@@ -32,10 +33,12 @@ def examine(settings: Settings) -> Iterator[Finding]:
             yield Finding(f"folder {folder}", "it cannot be read and written by the user that this runs as", vital=True)
     yield from (Finding(f"record of {record.slug}", record.reason) for record in controller.broken())
     yield Finding(f"records: {len(controller.clients())} in {settings.backend_path}")
+    if path := settings.post_secret_path:
+        yield _finding(f"secret of the posts: {path}", lambda: post_key(path))
     yield _finding(f"supervisor: {settings.supervisor}", controller.ask)
 
 
-def _finding(what: str, look: Callable[[], None], *, vital: bool = False) -> Finding:
+def _finding(what: str, look: Callable[[], object], *, vital: bool = False) -> Finding:
     try:
         look()
     except (WxsupError, OSError) as ex:

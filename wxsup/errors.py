@@ -23,6 +23,7 @@
     |-- Unauthorized                  -6   401
     |-- CallFailed                           200   what a client answers, ilink-protocol.md 13.4
     |   |-- ObjectNotFound           100
+    |   |-- Expired                   -5
     |   |-- Unsupported              -20
     |   |-- NotWrittenYet            -21
     |   |-- WindowClosed             -22
@@ -192,6 +193,12 @@ class ObjectNotFound(CallFailed):
     """No such friend or group."""
 
     code, status = 100, "object not found"
+
+
+class Expired(CallFailed):
+    """It could not be sent in time."""
+
+    code, status = -5, "TTL失效"
 
 
 class Unsupported(CallFailed):

@@ -89,6 +89,18 @@ class Options(Ilink):
         "10", values.integer(1, 1000), "login codes shown before the client parks", http=True
     )
     check_event_list_max_size: int = declare("20", values.integer(1, 1000), "events kept for check_event", http=True)
+    check_event_log_max_size: int = declare(
+        "1000", values.integer(1, 10000), "events kept for readers of check_event with a cursor", http=True
+    )
+    post_max_size: int = declare(
+        "10000", values.integer(1, 1000000), "reports that wait for post_api; more become dead letters", http=True
+    )
+    post_max_age: float = declare(
+        "86400", values.seconds(1, 2592000), "seconds that a report waits before it is a dead letter", http=True
+    )
+    send_max_age: float = declare(
+        "86400", values.seconds(1, 2592000), "seconds that a send with async=1 may take", http=True
+    )
     send_interval: float = declare("1", values.seconds(0, 60), "least seconds between two sends", http=True)
     ilink_gate: str = declare(
         "strict", values.choice("strict", "try"), "refuse a send that WeChat's rules forbid, or try it", http=True

@@ -6,6 +6,7 @@ the whole of a start, stop or sync of that client; the controller takes it. Lock
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -20,9 +21,10 @@ from wxsup import files, names, record
 from wxsup.errors import ClientBusy, NoFreePort, RecordInvalid, TooManyClients
 from wxsup.model import Client
 
-Kept = TypeVar("Kept", Client, str)
+Kept = TypeVar("Kept", Client, tuple[str, str])
 
 LAST_PORT = 65000
+LEAST_KEY = 16  # characters
 FOLDER_TIMEOUT = 10.0
 
 
@@ -37,16 +39,20 @@ class Broken:
 class Registry:
     """The records in `folder`; ports from `first_port` upwards, at most `max_clients` records.
 
-    They are readable by us alone, and by the group `readers` if there is one.
+    They are readable by us alone, and by the group `readers` if there is one. What clients post is signed with the
+    secret in the file `post_secret` if there is one.
     """
 
-    def __init__(self, folder: Path, *, first_port: int, max_clients: int, readers: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, first_port: int, max_clients: int, readers: str = "", post_secret: Path | None = None
+    ) -> None:
         self.folder = folder
         self._readers = readers
+        self._post_secret = post_secret
         self._first_port = first_port
         self._max_clients = max_clients
         self._locks = folder / "locks"
-        self._known: dict[Path, tuple[tuple[int, ...], Client | str]] = {}
+        self._known: dict[Path, tuple[tuple[int, ...], Client | tuple[str, str]]] = {}
 
     def prepare(self) -> None:
         """Make the folders."""
@@ -67,22 +73,23 @@ class Registry:
         return client
 
     def secret_path(self, slug: str) -> Path:
-        """Return where the secret of the hop to this client lies: beside its record, never in it."""
+        """Return where the secrets of this client lie, that of the hop and that of its posts: never in its record."""
         return self.folder / f"{names.program(slug)}.secret"
 
     def secret(self, slug: str) -> str:
         """Return the secret of the hop to this client; raise RecordInvalid if there is none that could be one."""
-        found = self._read(self.secret_path(slug), _secret)
+        found = self._read(self.secret_path(slug), _secrets)
         if found is None:
             raise RecordInvalid(f"{self.secret_path(slug)} is missing; stop and start the client")
-        return found
+        return found[0]
 
-    def has_secret(self, slug: str) -> bool:
-        """Tell whether this client has a secret that could be one."""
+    def secrets_stand(self, slug: str) -> bool:
+        """Tell whether this client has the secrets that it is to have; raise OSError when that cannot be known."""
         try:
-            return bool(self.secret(slug))
+            found = self._read(self.secret_path(slug), _secrets)
         except RecordInvalid:
             return False
+        return found is not None and found[1] == post_key(self._post_secret)
 
     def slugs(self) -> list[str]:
         """Return the slugs of all records, in order."""
@@ -115,9 +122,9 @@ class Registry:
         raise NoFreePort
 
     def save(self, client: Client) -> None:
-        """Write the record of `client`, in place of an older one, after its secret if it has none yet."""
-        if not self.has_secret(client.slug):
-            files.replace(self.secret_path(client.slug), secrets.token_hex(32), group=self._readers)
+        """Write the record of `client`, in place of an older one, after its secrets if they are not there yet."""
+        if not self.secrets_stand(client.slug):
+            self._save_secrets(client.slug)
         files.replace(self.path(client.slug), record.dumps(client), group=self._readers)
 
     def remove(self, client: Client) -> None:
@@ -147,6 +154,14 @@ class Registry:
         except BlockingIOError as ex:
             raise ClientBusy("another start or stop of this client is under way") from ex
 
+    def _save_secrets(self, slug: str) -> None:
+        try:
+            hop = self.secret(slug)
+        except RecordInvalid:
+            hop = secrets.token_hex(32)
+        lines = [hop, key] if (key := post_key(self._post_secret)) else [hop]
+        files.replace(self.secret_path(slug), "\n".join(lines), group=self._readers)
+
     def _read(self, path: Path, load: Callable[[str], Kept]) -> Kept | None:
         """Return what `load` makes of a file, None if there is none; the same file is not read twice."""
         try:
@@ -163,10 +178,25 @@ class Registry:
         return cast(Kept, known[1])
 
 
-def _secret(text: str) -> str:
-    if not re.fullmatch("[0-9a-f]{64}", text):
+def post_key(path: Path | None) -> str:
+    """Return the secret in the file `path`, "" without one; raise OSError when that is no file with a good secret."""
+    if path is None:
+        return ""
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        key = ""
+    if not key.isprintable() or len(key) < LEAST_KEY:
+        raise OSError(errno.EINVAL, f"it is not one line of {LEAST_KEY} characters or more", str(path))
+    return key
+
+
+def _secrets(text: str) -> tuple[str, str]:
+    """Return the secret of the hop and that of the posts, "" for none."""
+    hop, _, post = text.partition("\n")
+    if not re.fullmatch("[0-9a-f]{64}", hop):
         raise RecordInvalid("it is no secret of ours")
-    return text
+    return hop, post
 
 
 def _free(port: int) -> bool:

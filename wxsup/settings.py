@@ -40,6 +40,9 @@ class Settings(Ilink):
     post_api_allow: str = declare(
         "", values.pattern, "regular expression of the URLs that start_client may set as post_api and poll_api"
     )
+    post_secret_path: Path | None = declare(
+        "", values.optional(values.path), "file with the secret that signs what clients post; unsigned if empty"
+    )
     poll_api: str = declare("", values.url, "URL that the controller's own heartbeat asks")
     poll_interval: float = declare("5", values.seconds(1, 86400), "seconds between two heartbeats of the controller")
     check_interval: float = declare("5", values.seconds(1, 3600), "seconds between two looks for unfinished work")

@@ -20,12 +20,14 @@ import pytest
 from tests.account import Line, People, Receiver, named, options, qr_text
 from tests.deadline import eventually
 from tests.unit.upstream import Request, reply
+from wxsup.client import sendqueue
 from wxsup.client.drivers import Driver, ilink
 from wxsup.client.drivers.ilink import gate, login
 from wxsup.client.events import Events
+from wxsup.client.sendqueue import SendQueue
 from wxsup.client.state import Login, LoginState
 from wxsup.client.store import Store
-from wxsup.errors import CallFailed, ContentRejected, NotLoggedIn, ObjectNotFound
+from wxsup.errors import CallFailed, ContentRejected, DeliveryUnknown, NotLoggedIn, ObjectNotFound
 from wxsup.model import Exit
 from wxsup.options import Options
 from wxsup.sandbox.app import Sandbox
@@ -56,9 +58,13 @@ class Client:
         self.state = LoginState(chosen.state_path, {})
         self.state.changed = lambda old, new: self.events.event("state_change", old.value, new.value)
         self.driver = DRIVERS[kind](chosen, self.state, self.store, self.events, started=started)
+        self.queue = SendQueue(self.store, self.events, self.driver, self.state, chosen)
+        self.driver.heard = self.queue.wake
+        self.events.poster.replied = self.queue.reply
         self._receiver = receiver
         self._before = len(receiver.got)
         self.events.start()
+        self.queue.start()
         self.exit: Future[Exit] = pool.submit(self.driver.run)
 
     def told(self) -> list[tuple[Any, ...]]:
@@ -78,7 +84,17 @@ class Client:
         return friend
 
     def send(self, content: str) -> dict[str, Any]:
-        return self.driver.send_text(self.friend(), content)
+        return self.queue.send(self.friend(), content)
+
+    def outgoing(self) -> list[tuple[str, Any]]:
+        """Return content and code of what was reported as sent or not sent since this client began."""
+        sent = [report for report in self._receiver.got[self._before :] if report["post_type"] == "send_message"]
+        return [(report["content"], report["code"]) for report in sent]
+
+    def kept_state(self) -> dict[str, Any]:
+        """Return what the state file says."""
+        state: dict[str, Any] = json.loads(self.options.state_path.read_text(encoding="utf-8"))
+        return state
 
     def refused(self, content: str) -> CallFailed:
         """Try to send something and return why that is not done."""
@@ -98,6 +114,9 @@ class Client:
     def close(self) -> None:
         self.driver.stop()
         self.exit.exception(20)
+        self.queue.stop(grace=1)
+        self.driver.hang_up()
+        self.queue.stop(grace=5)
         self.events.stop(grace=5)
         self.store.close()
 
@@ -153,6 +172,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ilink, "REVIVE_PAUSE", 0.05)
     monkeypatch.setattr(ilink, "RETRY_FIRST", 0.05)
     monkeypatch.setattr(ilink, "RETRY_MOST", 0.1)
+    monkeypatch.setattr(sendqueue, "RETRY_FIRST", 0.05)
+    monkeypatch.setattr(sendqueue, "RETRY_MOST", 0.1)
 
 
 @pytest.fixture(params=DRIVERS)
@@ -201,7 +222,9 @@ def test_before_the_login_nothing_can_be_done(bench: Bench) -> None:
     calls: list[Callable[[], object]] = [
         client.driver.user,
         client.driver.friends,
-        lambda: client.driver.send_text({"id": "anybody"}, "hello"),
+        lambda: client.queue.send({"id": "anybody"}, "hello"),
+        lambda: client.driver.admit("anybody", 1),
+        lambda: client.driver.claim("anybody", 1),
         lambda: client.driver.submit_verify_code("123456"),
     ]
     for call in calls:
@@ -275,10 +298,133 @@ def test_texts_go_out_and_are_reported_once(bench: Bench) -> None:
     assert [report[1] for report in client.told() if report[0] == "send_message"] == texts
 
 
+def test_promised_texts_go_out_once_each_in_their_order(bench: Bench) -> None:
+    client = bench.talking()
+    for number in range(5):
+        client.queue.promise(client.friend(), f"message {number}")
+    texts = [f"message {number}" for number in range(5)]
+    eventually(lambda: client.outgoing() == [(text, "") for text in texts])
+    assert bench.people.read("alice") == texts
+    assert client.store.count("letter") == 0
+
+
+def test_what_the_receiver_of_reports_answers_is_sent_back_once(bench: Bench) -> None:
+    """Also to the reports of what was sent, which must lead to nothing."""
+    bench.receiver.answer = lambda report: json.dumps({"reply": f"you said: {report.get('content')}"})
+    client = bench.running()
+    for number in range(3):
+        bench.people.say("alice", str(number))
+    answers = [f"you said: {number}" for number in range(3)]
+    eventually(lambda: client.outgoing() == [(answer, "") for answer in answers])
+    assert bench.people.read("alice") == answers
+    assert client.store.count("letter") == 0
+
+
+def test_a_send_under_way_can_be_broken_off_and_its_fate_is_then_unknown(bench: Bench) -> None:
+    client = bench.talking(over_line=True)
+    free = threading.Event()
+    bench.line.instead["sendmessage"] = lambda request: b"" if free.wait(20) else b""
+    with ThreadPoolExecutor() as pool:
+        sending = pool.submit(client.send, "hello")
+        eventually(lambda: bench.line.calls("sendmessage"))
+        client.driver.stop()
+        client.driver.hang_up()
+        try:
+            failure = sending.exception(5)
+        finally:
+            free.set()
+    assert isinstance(failure, DeliveryUnknown) and not failure.fields["retryable"]
+
+
+def test_a_new_login_can_be_asked_for_while_running(bench: Bench) -> None:
+    client = bench.talking()
+    before = len(bench.people.codes())
+    client.driver.relogin()
+    client.until(Login.SCANING)
+    with pytest.raises(NotLoggedIn):
+        client.driver.friends()
+    bench.people.login("alice", before)
+    client.until(Login.RUNNING)
+    bench.people.say("alice", "here again")
+    eventually(lambda: client.heard() == ["hello", "here again"])
+    assert bench.people.pollers("alice")[1] == 1
+
+
+@pytest.mark.parametrize("moment", ["before the run", "scaning", "confirming"])
+def test_a_new_login_can_be_asked_for_during_a_login_too(bench: Bench, moment: str) -> None:
+    client = bench.start()
+    first = bench.people.next_code()
+    if moment == "before the run":  # with a session that would do
+        bench.people.login("alice")
+        client.until(Login.RUNNING)
+        client.end()
+        chosen, store = options(bench.folder, ilink_base=bench.sandbox.url), Store(bench.folder / "account.sqlite")
+        state = LoginState(chosen.state_path, {})
+        driver = DRIVERS[bench.kind](chosen, state, store, Events(store, chosen), started="")
+        driver.relogin()
+        with ThreadPoolExecutor() as pool:
+            pool.submit(driver.run)
+            try:
+                bench.people.login("alice", 1)
+                eventually(lambda: state.current is Login.RUNNING)
+            finally:
+                driver.stop()
+        store.close()
+        return
+    if moment == "confirming":
+        bench.people.scan(first, "alice")
+    client.until(Login(moment))
+    client.driver.relogin()
+    second = bench.people.next_code(1)
+    assert second != first
+    bench.people.login("alice", 1)
+    client.until(Login.RUNNING)
+
+
+def test_a_wish_for_a_new_login_that_nobody_scans_leads_back_to_the_old_one(bench: Bench) -> None:
+    client = bench.talking(qrcode_count_max=1)
+    user, told = client.driver.user(), len(client.told())
+    client.driver.relogin()
+    bench.people.sandbox.world.codes.end(bench.people.next_code(1), "expired")
+    bench.people.say("alice", "meanwhile")
+    eventually(lambda: client.heard() == ["hello", "meanwhile"])
+    assert client.driver.user() == user
+    assert len(bench.people.codes()) == 2
+    assert [event for event in client.told()[told:] if event != ("receive_message", "meanwhile")] == [
+        ("state_change", "running", "scaning"),
+        ("input_qrcode",),
+        ("state_change", "scaning", "updating"),
+        ("login", 0),
+        ("state_change", "updating", "running"),
+    ]
+    assert not client.state.detail("parked")
+
+
+def test_a_wish_for_a_new_login_on_a_full_disk_loses_nothing_and_does_not_run_hot(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = bench.talking()
+    eventually(lambda: client.store.next_to_post() is None)
+    client.store.fill()
+    text = "x" * 200_000
+    bench.people.say("alice", text)
+    eventually(lambda: caplog.messages.count("cannot be kept") == 2)
+    client.driver.relogin()
+    eventually(lambda: caplog.messages.count("cannot be kept") >= 6)
+    times = [record.created for record in caplog.records if record.message == "cannot be kept"]
+    assert times[5] - times[2] > 0.2, "without pauses"
+    client.store.make_room()
+    eventually(lambda: client.heard() == ["hello", text])
+    client.until(Login.SCANING)
+    assert client.kept_state()["trouble"] == ""
+
+
 def test_somebody_unknown_cannot_be_written_to(bench: Bench) -> None:
     client = bench.talking()
-    with pytest.raises(ObjectNotFound):
-        client.driver.send_text({**client.friend(), "id": "nobody"}, "hello")
+    nobody = {**client.friend(), "id": "nobody"}
+    for call in (client.queue.send, client.queue.promise):
+        with pytest.raises(ObjectNotFound):
+            call(nobody, "hello")
 
 
 def test_nothing_cannot_be_sent(bench: Bench) -> None:
@@ -301,7 +447,7 @@ def test_a_message_that_cannot_be_kept_is_neither_acknowledged_nor_lost(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = bench.talking(over_line=True)
-    eventually(lambda: client.store.event_to_post() is None)
+    eventually(lambda: client.store.next_to_post() is None)
     client.store.fill()
     text = "x" * 200_000
     bench.people.say("alice", text)
@@ -311,9 +457,11 @@ def test_a_message_that_cannot_be_kept_is_neither_acknowledged_nor_lost(
     assert len(bench.line.calls("getupdates")) == polls, "the new cursor was used"
     assert client.state.current is Login.RUNNING
     assert client.state.detail("last_error")["errmsg"].startswith("messages cannot be kept")
+    assert client.kept_state()["trouble"].startswith("messages cannot be kept")
     assert client.heard() == ["hello"]
     client.store.make_room()
     eventually(lambda: client.heard() == ["hello", text])
+    eventually(lambda: client.kept_state()["trouble"] == "")
     bench.people.say("alice", "after")
     eventually(lambda: client.heard() == ["hello", text, "after"])
 
@@ -338,7 +486,7 @@ def test_an_end_between_commit_and_acknowledgement_gives_no_duplicate(bench: Ben
 
 def test_an_end_before_the_commit_brings_the_message_again(bench: Bench) -> None:
     first = bench.talking()
-    eventually(lambda: first.store.event_to_post() is None)
+    eventually(lambda: first.store.next_to_post() is None)
     first.store.fill()
     text = "x" * 200_000
     bench.people.say("alice", text)
@@ -569,6 +717,54 @@ def test_nobody_scans_so_the_client_parks(ilink_bench: Bench) -> None:
     assert client.end() < 1
 
 
+def test_a_parked_client_asks_for_no_codes_until_a_new_login_is_asked_for(
+    ilink_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ilink, "PARKED", 0.05)
+    people, client = ilink_bench.people, ilink_bench.talking(over_line=True, qrcode_count_max=1)
+    ilink_bench.sandbox.world.drop("alice")
+    people.sandbox.world.codes.end(people.next_code(1), "expired")
+    eventually(lambda: client.state.detail("parked"))
+    assert client.kept_state()["parked"] is True
+    looks = len(ilink_bench.line.calls("notifystart"))
+    eventually(lambda: len(ilink_bench.line.calls("notifystart")) >= looks + 3, what="looks after the old login")
+    assert (len(people.codes()), client.state.current) == (2, Login.SCANING)
+    client.driver.relogin()
+    people.login("alice", 2)
+    client.until(Login.RUNNING)
+    assert client.kept_state()["parked"] is False
+
+
+def test_a_parked_client_goes_on_when_its_login_is_alive_again_and_has_lost_nothing(
+    ilink_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ilink, "PARKED", 0.05)
+    people, client = ilink_bench.people, ilink_bench.talking(over_line=True, qrcode_count_max=1)
+    user = client.driver.user()
+    dead = reply(b'{"errcode":-14}')
+    ilink_bench.line.instead["getupdates"] = ilink_bench.line.instead["notifystart"] = lambda request: dead
+    people.say("alice", "meanwhile")
+    people.sandbox.world.codes.end(people.next_code(1), "expired")
+    eventually(lambda: client.state.detail("parked"))
+    looks = len(ilink_bench.line.calls("notifystart"))
+    eventually(lambda: len(ilink_bench.line.calls("notifystart")) >= looks + 2)
+    assert client.state.current is Login.SCANING
+    del ilink_bench.line.instead["notifystart"]
+    del ilink_bench.line.instead["getupdates"]
+    client.until(Login.RUNNING)
+    eventually(lambda: client.heard() == ["hello", "meanwhile"])
+    assert client.driver.user() == user
+    assert len(people.codes()) == 2
+
+
+def test_a_parked_client_stops_at_once(ilink_bench: Bench) -> None:
+    people, client = ilink_bench.people, ilink_bench.start(qrcode_count_max=1)
+    people.sandbox.world.codes.end(people.next_code(), "expired")
+    eventually(lambda: client.state.detail("parked"))
+    assert client.end() < 1
+    assert client.exit.result() is Exit.STOPPED
+
+
 def test_nobody_scans_so_the_client_exits_where_that_is_set(ilink_bench: Bench) -> None:
     people, client = ilink_bench.people, ilink_bench.start(qrcode_count_max=1, ilink_on_lost="exit")
     people.sandbox.world.codes.end(people.next_code(), "expired")
@@ -633,6 +829,26 @@ def test_somebody_elses_scan_is_refused(ilink_bench: Bench) -> None:
     client.until(Login.RUNNING)
 
 
+@pytest.mark.parametrize("damage", ["", "{", '{"token": 5}', None], ids=["empty", "cut off", "other", "gone"])
+def test_somebody_elses_scan_is_refused_also_when_the_session_cannot_be_read(
+    ilink_bench: Bench, damage: str | None
+) -> None:
+    first = ilink_bench.running()
+    first.end()
+    path = first.options.cookie_path
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_text(damage)
+    second = ilink_bench.start()
+    ilink_bench.people.login("bob", before=1)
+    eventually(lambda: ("login", -1, "other user") in second.told())
+    assert damage is None or path.read_text() == damage
+    ilink_bench.people.login("alice", before=2)
+    second.until(Login.RUNNING)
+    assert ilink_bench.people.id_of("alice") == second.friend()["id"]
+
+
 def test_anybodys_scan_is_good_where_that_is_set(ilink_bench: Bench) -> None:
     client = ilink_bench.running(ilink_owner="any")
     before = client.driver.user()
@@ -649,7 +865,7 @@ def test_a_dead_token_is_revived_once_and_then_the_login_is_lost(ilink_bench: Be
     client.until(Login.SCANING)
     assert len(ilink_bench.line.calls("notifystart")) == 2
     with pytest.raises(NotLoggedIn):
-        client.driver.send_text(friend, "hello")
+        client.queue.send(friend, "hello")
     assert ilink_bench.line.calls("sendmessage") == []
     eventually(lambda: ("input_qrcode",) in client.told()[-1:])
     lost = client.told().index(("state_change", "running", "scaning"))
@@ -766,6 +982,61 @@ def test_a_send_without_a_connection_costs_nothing(ilink_bench: Bench) -> None:
     assert client.state.current is Login.RUNNING
 
 
+def test_a_promised_text_waits_out_a_login_that_is_lost(ilink_bench: Bench) -> None:
+    client = ilink_bench.talking(over_line=True)
+    dead = {"ret": -14, "errmsg": "session timeout"}
+    ilink_bench.line.instead["sendmessage"] = answering(dead, dead)
+    client.queue.promise(client.friend(), "hello")
+    eventually(lambda: client.outgoing() == [("hello", "")])
+    assert ilink_bench.people.read("alice") == ["hello"]
+    assert len({body["msg"]["client_id"] for body in ilink_bench.line.bodies("sendmessage")}) == 1
+    assert client.friend()["sends_left"] == 9
+
+
+def test_a_promised_text_that_the_server_limits_is_tried_once_more(
+    ilink_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "RETRY_AFTER", (0.2, 0.2))
+    client = ilink_bench.talking(over_line=True)
+    limited = {"ret": -2, "errmsg": "rate limited"}
+    ilink_bench.line.instead["sendmessage"] = answering(limited)
+    client.queue.promise(client.friend(), "once")
+    eventually(lambda: client.outgoing() == [("once", "")])
+    assert client.friend()["sends_left"] == 9
+    ilink_bench.line.instead["sendmessage"] = answering(limited, limited)
+    client.queue.promise(client.friend(), "twice")
+    eventually(lambda: client.outgoing() == [("once", ""), ("twice", -26)])
+    assert len(ilink_bench.line.calls("sendmessage")) == 4
+    assert ilink_bench.people.read("alice") == ["once"]
+
+
+def test_a_friend_who_writes_is_answered_at_once_though_the_server_had_limited_it(
+    ilink_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "RETRY_AFTER", (600,))
+    client = ilink_bench.talking(over_line=True)
+    ilink_bench.line.instead["sendmessage"] = answering({"ret": -2})
+    client.queue.promise(client.friend(), "limited")
+    eventually(lambda: client.queue._held)
+    ilink_bench.people.say("alice", "go on")
+    eventually(lambda: client.outgoing() == [("limited", "")])
+
+
+def test_a_promised_text_whose_answer_never_comes_is_not_sent_again(ilink_bench: Bench) -> None:
+    client = ilink_bench.talking(over_line=True)
+
+    def deliver_and_hang_up(request: Request) -> bytes:
+        ilink_bench.line.pass_on(request)
+        return b""
+
+    ilink_bench.line.instead["sendmessage"] = deliver_and_hang_up
+    client.queue.promise(client.friend(), "hello")
+    eventually(lambda: client.outgoing() == [("hello", -28)])
+    del ilink_bench.line.instead["sendmessage"]
+    client.send("after it")
+    assert ilink_bench.people.read("alice") == ["hello", "after it"]
+
+
 def test_a_long_text_is_sent_in_parts(ilink_bench: Bench) -> None:
     client = ilink_bench.talking(ilink_text_limit="20")
     answer = client.send("first line\nsecond one is longer\nthird")
@@ -790,21 +1061,21 @@ def test_sends_keep_their_distance(ilink_bench: Bench) -> None:
     assert sorted(ilink_bench.people.read("alice")) == ["one", "three", "two"]
 
 
-def test_a_stop_ends_the_wait_of_a_send_which_then_costs_nothing(ilink_bench: Bench) -> None:
+def test_a_stop_ends_the_wait_of_a_send_which_costs_nothing(ilink_bench: Bench) -> None:
     client = ilink_bench.talking(send_interval="60")
     client.send("at once")
-    bot, friend = client.driver.user()["id"], client.friend()
+    bot = client.driver.user()["id"]
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(client.driver.send_text, friend, "much later")
-        eventually(lambda: client.store.friends(bot)[0].sent_since == 2, what="the claim")
-        client.driver.stop()
+        waiting = pool.submit(client.send, "much later")
+        eventually(lambda: client.queue._letters, what="the letter")
+        client.queue.stop(grace=5)
         assert isinstance(waiting.exception(5), NotLoggedIn)
     assert client.store.friends(bot)[0].sent_since == 1
 
 
 def test_a_send_that_the_server_took_is_no_failure_though_the_disk_is_full(ilink_bench: Bench) -> None:
     client = ilink_bench.talking()
-    eventually(lambda: client.store.event_to_post() is None)
+    eventually(lambda: client.store.next_to_post() is None)
     client.store.fill()
     text = "x" * 1900
     answers = [client.send(text) for _ in range(10)]

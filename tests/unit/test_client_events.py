@@ -1,62 +1,26 @@
-"""Delivery of reports: to post_api in order until each is taken, to check_event once, and through every failure."""
+"""Reports taken in, and given out by check_event: to one caller each, or to any number of readers with a cursor."""
 
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.account import Receiver, options
+from tests.account import FragileStore, Receiver, options
 from tests.deadline import eventually
-from tests.ports import free_port
-from tests.unit.upstream import Connection, Upstream, reply, replying
 from wxsup.client import events as module
-from wxsup.client.events import Events, as_list
-from wxsup.client.store import Store
+from wxsup.client.events import Events
+from wxsup.client.store import Report, Store
 
 MakeEvents = Callable[..., Events]
 
 
-class FullStore(Store):
-    """A store whose disk is full while `full` names what is done."""
-
-    full = ""
-
-    def _fail(self, what: str) -> None:
-        if self.full == what:
-            raise sqlite3.OperationalError("database or disk is full")
-
-    def add_event(self, body: dict[str, Any], *, to_post: bool, to_check: bool, check_limit: int) -> None:
-        self._fail("add")
-        super().add_event(body, to_post=to_post, to_check=to_check, check_limit=check_limit)
-
-    def event_to_post(self) -> tuple[int, str] | None:
-        self._fail("read")
-        return super().event_to_post()
-
-    def posted(self, number: int) -> None:
-        self._fail("posted")
-        super().posted(number)
-
-    def checked(self, numbers: list[int]) -> None:
-        self._fail("checked")
-        super().checked(numbers)
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RETRY_FIRST", 0.02)
-    monkeypatch.setattr(module, "RETRY_MOST", 0.05)
-
-
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[FullStore]:
-    store = FullStore(tmp_path / "account.sqlite")
+def store(tmp_path: Path) -> Iterator[FragileStore]:
+    store = FragileStore(tmp_path / "account.sqlite")
     yield store
     store.close()
 
@@ -68,7 +32,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def make_events(store: Store, tmp_path: Path) -> Iterator[MakeEvents]:
+def make_events(store: FragileStore, tmp_path: Path) -> Iterator[MakeEvents]:
     made: list[Events] = []
 
     def make(**given: object) -> Events:
@@ -78,134 +42,50 @@ def make_events(store: Store, tmp_path: Path) -> Iterator[MakeEvents]:
         return events
 
     yield make
-    store.full = ""  # type: ignore[attr-defined]
+    store.broken = ""
     for events in made:
         events.stop(grace=5)
+
+
+def contents(reports: list[Report]) -> list[str]:
+    return [report.body["content"] for report in reports]
 
 
 def checked(events: Events) -> list[str]:
     """Fetch what check_event would, and settle it."""
     lent = events.lend()
     events.settle(lent, delivered=True)
-    return [report["content"] for report in as_list(lent)]
+    return contents(lent)
 
 
 def say(events: Events, content: str) -> None:
-    events.message({"post_type": "receive_message", "content": content})
-
-
-# post_api
-
-
-def test_reports_are_posted_in_order_with_the_query_of_the_url(make_events: MakeEvents, receiver: Receiver) -> None:
-    events = make_events(plugin_openwx_post_api=f"{receiver.url}?client=alice")
-    for number in range(20):
-        say(events, f"message {number}")
-    eventually(lambda: len(receiver.got) == 20)
-    assert [report["content"] for report in receiver.got] == [f"message {number}" for number in range(20)]
-    assert set(receiver.queries) == {"client=alice"}
-
-
-def test_a_report_that_is_not_taken_is_posted_again_and_holds_its_followers(
-    make_events: MakeEvents, receiver: Receiver
-) -> None:
-    receiver.status = 500
-    events = make_events(plugin_openwx_post_api=receiver.url)
-    say(events, "first")
-    say(events, "second")
-    receiver.status = 200
-    eventually(lambda: len(receiver.got) == 2)
-    assert [report["content"] for report in receiver.got] == ["first", "second"]
-
-
-def test_reports_wait_for_a_receiver_that_is_down(make_events: MakeEvents) -> None:
-    port = free_port()
-    events = make_events(plugin_openwx_post_api=f"http://127.0.0.1:{port}/reports")
-    say(events, "early")
-    with Receiver(port) as receiver:
-        eventually(lambda: receiver.got)
-        say(events, "late")
-        eventually(lambda: len(receiver.got) == 2)
-    assert [report["content"] for report in receiver.got] == ["early", "late"]
-
-
-def test_what_was_not_posted_is_posted_by_the_next_process(
-    make_events: MakeEvents, receiver: Receiver, store: Store, tmp_path: Path
-) -> None:
-    receiver.status = 503
-    first = Events(store, options(tmp_path, plugin_openwx_post_api=receiver.url))
-    say(first, "kept")
-    first.stop(grace=1)
-    receiver.status = 200
-    make_events(plugin_openwx_post_api=receiver.url)
-    eventually(lambda: [report["content"] for report in receiver.got] == ["kept"])
-
-
-def test_a_stop_posts_what_is_left_before_it_returns(make_events: MakeEvents, receiver: Receiver) -> None:
-    events = make_events(plugin_openwx_post_api=receiver.url)
-    events.event("stop")
-    events.stop(grace=20)
-    assert receiver.events() == [("stop",)]
-
-
-def test_a_stop_does_not_wait_for_a_receiver_that_hangs(make_events: MakeEvents) -> None:
-    done = threading.Event()
-
-    def hang(connection: Connection) -> None:
-        connection.request()
-        done.wait(20)
-
-    with Upstream(hang) as server:
-        events = make_events(plugin_openwx_post_api="http://{}:{}/".format(*server.address))
-        say(events, "unheard")
-        eventually(lambda: server.requests)
-        events.stop(grace=0.1)
-        eventually(lambda: not any(thread.name == "post" for thread in threading.enumerate()), timeout=5)
-        done.set()
-
-
-@pytest.mark.parametrize("what", ["read", "posted"])
-def test_the_poster_survives_a_full_disk(
-    make_events: MakeEvents, receiver: Receiver, store: FullStore, what: str
-) -> None:
-    events = make_events(plugin_openwx_post_api=receiver.url)
-    say(events, "before")
-    eventually(lambda: len(receiver.got) == 1 and store.event_to_post() is None)
-    store.full = what
-    if what == "posted":
-        say(events, "meanwhile")
-        eventually(lambda: len(receiver.got) == 2)
-    else:
-        events.announce()
-    store.full = ""
-    say(events, "after")
-    eventually(lambda: receiver.got[-1]["content"] == "after")
-    contents = [report["content"] for report in receiver.got]
-    assert contents == sorted(set(contents), key=contents.index), "what the store did not note was posted again"
+    events.message({"post_type": "receive_message", "content": content}, "anne")
 
 
 def test_a_report_that_the_disk_does_not_take_is_lost_loudly_and_hurts_nobody(
-    make_events: MakeEvents, store: FullStore, caplog: pytest.LogCaptureFixture
+    make_events: MakeEvents, store: FragileStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     events = make_events()
-    store.full = "add"
+    store.broken = "write"
     say(events, "lost")
-    store.full = ""
+    store.broken = ""
     say(events, "kept")
     assert checked(events) == ["kept"]
     assert "report lost" in caplog.messages
 
 
-def test_inside_a_transaction_a_full_disk_is_the_callers_business(make_events: MakeEvents, store: FullStore) -> None:
+def test_inside_a_transaction_a_full_disk_is_the_callers_business(
+    make_events: MakeEvents, store: FragileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object, **more: object) -> int:
+        raise sqlite3.OperationalError("database or disk is full")
+
     events = make_events()
-    store.full = "add"
+    monkeypatch.setattr(store, "add_report", full)
     with pytest.raises(sqlite3.OperationalError), store.transaction():
         store.set("cursor", "advanced")
         say(events, "not kept")
     assert store.get("cursor") == ""
-
-
-# check_event
 
 
 def test_events_are_switched_off_messages_are_not(make_events: MakeEvents) -> None:
@@ -215,12 +95,16 @@ def test_events_are_switched_off_messages_are_not(make_events: MakeEvents) -> No
     assert checked(events) == ["hello"]
 
 
+# check_event, one list for all callers
+
+
 @pytest.mark.parametrize("name", sorted(module.NOT_CHECKED))
 def test_some_events_are_only_posted(make_events: MakeEvents, receiver: Receiver, name: str) -> None:
     events = make_events(plugin_openwx_post_api=receiver.url)
     events.event(name)
     say(events, "hello")
     assert checked(events) == ["hello"]
+    assert contents(events.after("")[0]) == ["hello"]
     eventually(lambda: len(receiver.got) == 2)
 
 
@@ -252,9 +136,10 @@ def test_nothing_in_time_is_an_empty_list(make_events: MakeEvents, monkeypatch: 
 def test_a_stop_lets_waiting_callers_go(make_events: MakeEvents) -> None:
     events = make_events()
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(checked, events)
+        answer, reader = pool.submit(checked, events), pool.submit(events.after, "")
         events.stop(grace=0)
         assert answer.result(5) == []
+        assert reader.result(5) == ([], False)
 
 
 def test_what_could_not_be_delivered_is_there_for_the_next_caller(make_events: MakeEvents) -> None:
@@ -277,15 +162,22 @@ def test_a_caller_who_has_hung_up_gets_nothing(make_events: MakeEvents) -> None:
 
 
 def test_a_delivery_that_the_store_does_not_note_is_made_again(
-    make_events: MakeEvents, store: FullStore, caplog: pytest.LogCaptureFixture
+    make_events: MakeEvents, store: FragileStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     events = make_events()
     say(events, "hello")
-    store.full = "checked"
+    store.broken = "write"
     assert checked(events) == ["hello"]
     assert "delivered events stay" in caplog.messages
-    store.full = ""
+    store.broken = ""
     assert checked(events) == ["hello"]
+
+
+def test_only_the_newest_are_kept_for_a_caller_who_stays_away(make_events: MakeEvents) -> None:
+    events = make_events(check_event_list_max_size="3")
+    for number in range(5):
+        say(events, f"message {number}")
+    assert checked(events) == ["message 2", "message 3", "message 4"]
 
 
 def test_an_open_transaction_and_waiting_callers_do_not_block_one_another(
@@ -304,16 +196,80 @@ def test_an_open_transaction_and_waiting_callers_do_not_block_one_another(
     assert len(found) == len(set(found))
 
 
-# poll_api
+# check_event, readers with a cursor
 
 
-def test_the_heartbeat_asks_again_and_again_and_follows_nothing(make_events: MakeEvents) -> None:
-    answer = reply(status="302 Found", headers=("Location: http://127.0.0.1:1/openwx/stop_client",))
-    with Upstream(replying(answer)) as server:
-        events = make_events(
-            plugin_openwx_poll_api="http://{}:{}/poll?client=alice".format(*server.address),
-            plugin_openwx_poll_interval="1",
-        )
-        eventually(lambda: len(server.requests) == 2)
-        events.stop(grace=1)
-    assert {request.line for request in server.requests} == {"GET /poll?client=alice HTTP/1.1"}
+def test_each_reader_sees_everything_whatever_others_fetch(make_events: MakeEvents) -> None:
+    events = make_events()
+    for number in range(3):
+        say(events, f"message {number}")
+    everything = ["message 0", "message 1", "message 2"]
+    assert checked(events) == everything
+    for _ in range(2):
+        found, missed = events.after("")
+        assert (contents(found), missed) == (everything, False)
+    found, missed = events.after(found[0].id)
+    assert (contents(found), missed) == (everything[1:], False)
+
+
+def test_all_waiting_readers_get_what_comes_and_go_on_from_there(make_events: MakeEvents) -> None:
+    events = make_events()
+    say(events, "old")
+    (old,), _ = events.after("")
+    with ThreadPoolExecutor() as pool:
+        readers = [pool.submit(events.after, old.id) for _ in range(5)]
+        say(events, "new")
+        found = [reader.result(20) for reader in readers]
+    assert [contents(reports) for reports, _ in found] == [["new"]] * 5
+    assert {missed for _, missed in found} == {False}
+    assert len({reports[0].id for reports, _ in found}) == 1
+
+
+def test_what_a_reader_has_seen_does_not_come_again_in_a_new_process(make_events: MakeEvents, store: Store) -> None:
+    events = make_events()
+    say(events, "seen")
+    (seen,), _ = events.after("")
+    second = make_events()
+    say(second, "unseen")
+    found, missed = second.after(seen.id)
+    assert (contents(found), missed) == (["unseen"], False)
+
+
+def test_a_reader_who_was_away_for_too_long_is_told_so(make_events: MakeEvents) -> None:
+    events = make_events(check_event_log_max_size="2", check_event_list_max_size="1000")
+    say(events, "message 0")
+    (first,), _ = events.after("")
+    say(events, "message 1")
+    assert events.after(first.id)[1] is False
+    for number in (2, 3):
+        say(events, f"message {number}")
+    found, missed = events.after(first.id)
+    assert (contents(found), missed) == (["message 2", "message 3"], True)
+    found, missed = events.after(found[0].id)
+    assert (contents(found), missed) == (["message 3"], False)
+
+
+@pytest.mark.parametrize("id_", ["nonsense", "-1", "00000000-1", "{name}-999999", "{name}-0", "{name}-١", "{name}--1"])
+def test_a_cursor_that_we_never_gave_out_is_before_everything(make_events: MakeEvents, store: Store, id_: str) -> None:
+    events = make_events()
+    say(events, "hello")
+    found, missed = events.after(id_.replace("{name}", store.get("name")))
+    assert (contents(found), missed) == (["hello"], True)
+
+
+def test_a_reader_waits_in_vain_for_a_while_only(make_events: MakeEvents, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HOLD", 0.05)
+    events = make_events()
+    assert events.after("") == ([], False)
+    say(events, "hello")
+    (newest,), _ = events.after("")
+    assert events.after(newest.id) == ([], False)
+
+
+def test_a_report_has_one_id_wherever_it_is_delivered(make_events: MakeEvents, receiver: Receiver) -> None:
+    events = make_events(plugin_openwx_post_api=receiver.url)
+    say(events, "hello")
+    (posted,) = eventually(lambda: list(receiver.got))
+    (lent,), (read,) = events.lend(), events.after("")[0]
+    assert posted == lent.body == read.body
+    assert posted["event_id"] == lent.id == read.id

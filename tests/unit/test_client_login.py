@@ -20,6 +20,7 @@ from tests.deadline import eventually
 from tests.unit.upstream import Connection, Request, Upstream, reply
 from wxsup.client.drivers.ilink import login as module
 from wxsup.client.drivers.ilink import session
+from wxsup.client.drivers.ilink.halt import Halt
 from wxsup.client.drivers.ilink.login import QrLogin, draw
 from wxsup.client.drivers.ilink.session import Session
 from wxsup.client.drivers.ilink.wire import ApiError, TokenDead, Wire
@@ -55,7 +56,7 @@ class Walk:
     state: LoginState
     options: Options
     server: Upstream
-    stopped: threading.Event
+    halt: Halt
     told: list[str]
     result: Future[Session | None]
 
@@ -78,7 +79,9 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
     walks: list[Walk] = []
     with ThreadPoolExecutor() as pool:
 
-        def begin(polls: Script, codes: Script | None = None, old: Session | None = None, **given: object) -> Walk:
+        def begin(
+            polls: Script, codes: Script | None = None, old: Session | None = None, owner: str = "", **given: object
+        ) -> Walk:
             scripts = {"get_bot_qrcode": codes or [answer(CODE)], "get_qrcode_status": polls}
             counts = dict.fromkeys(scripts, 0)
 
@@ -96,19 +99,20 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
             server.__enter__()
             servers.append(server)
             chosen = options(tmp_path, ilink_base="http://{}:{}".format(*server.address), **given)
-            state, stopped, told = LoginState(chosen.state_path, {}), threading.Event(), list[str]()
+            state, halt, told = LoginState(chosen.state_path, {}), Halt(), list[str]()
             wire = Wire(chosen)
-            login = QrLogin(wire, state, chosen, stopped, Pulse())
+            login = QrLogin(wire, state, chosen, halt, Pulse())
             login.shown = lambda path, picture: told.append(f"code {qr_text(picture)}")
             login.digits_wanted = lambda: told.append("digits")
             login.refused = lambda reason: told.append(f"refused: {reason}")
-            walk = Walk(login, wire, state, chosen, server, stopped, told, pool.submit(login.run, old))
+            owner = owner or (old.owner_hash if old else "")
+            walk = Walk(login, wire, state, chosen, server, halt, told, pool.submit(login.run, old, owner))
             walks.append(walk)
             return walk
 
         yield begin
         for walk in walks:
-            walk.stopped.set()
+            walk.halt.stop()
             walk.login.wake()
             walk.wire.close()
         for server in servers:
@@ -134,7 +138,7 @@ def test_the_picture_is_for_us_and_our_group(begin: Begin) -> None:
     walk = begin([answer({"status": "wait"})])
     eventually(walk.polls)
     assert stat.S_IMODE(walk.options.qrcode_path.stat().st_mode) == 0o640
-    walk.stopped.set()
+    walk.halt.stop()
     assert walk.result.result(20) is None
     assert not walk.options.qrcode_path.exists()
 
@@ -171,6 +175,24 @@ def test_somebody_else_is_refused(begin: Begin) -> None:
     walk = begin([answer({**CONFIRMED, "ilink_user_id": "u2@im.wechat"})], old=OLD, qrcode_count_max=1)
     assert walk.result.result(20) is None
     assert walk.told[1:] == ["refused: other user"]
+
+
+@pytest.mark.parametrize(("user", "good"), [("u1@im.wechat", True), ("u2@im.wechat", False)])
+def test_whose_client_it_is_counts_also_without_a_session(begin: Begin, user: str, good: bool) -> None:
+    """The session file may be unreadable; who it was of is known nevertheless."""
+    walk = begin([answer({**CONFIRMED, "ilink_user_id": user})], owner=OLD.owner_hash, qrcode_count_max=1)
+    found = walk.result.result(20)
+    assert (found is not None, walk.told[1:]) == (good, [] if good else ["refused: other user"])
+
+
+def test_the_wish_for_a_new_login_ends_a_walk_at_once(begin: Begin) -> None:
+    walk = begin([answer({"status": "need_verifycode"})])
+    eventually(lambda: walk.state.detail("verify_code_needed"))
+    walk.halt.begin_again()
+    walk.login.wake()
+    assert walk.result.result(20) is None
+    assert not walk.options.qrcode_path.exists()
+    assert not walk.state.detail("verify_code_needed")
 
 
 @pytest.mark.parametrize(
@@ -424,3 +446,32 @@ def updates(folder: Path, server: Upstream) -> dict[str, Any]:
 
 def test_a_drawn_code_says_what_it_should() -> None:
     assert qr_text(draw("https://liteapp.weixin.qq.com/q/x?a=b&c=d")) == "https://liteapp.weixin.qq.com/q/x?a=b&c=d"
+
+
+# Halting
+
+
+def test_a_halt_is_for_good_or_for_a_new_login() -> None:
+    halt = Halt()
+    assert not halt
+    halt.begin_again()
+    assert halt and not halt.stopped
+    halt.again = False
+    assert not halt
+    halt.stop()
+    assert halt and halt.stopped
+
+
+@pytest.mark.parametrize(("method", "ends"), [(Halt.wait, True), (Halt.pause, False)])
+def test_the_wish_for_a_new_login_ends_a_wait_but_no_pause(method: Callable[[Halt, float], None], ends: bool) -> None:
+    halt = Halt()
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(method, halt, 20.0)
+        halt.begin_again()
+        if ends:
+            waiting.result(10)
+        else:
+            with pytest.raises(TimeoutError):
+                waiting.result(0.1)
+        halt.stop()
+        waiting.result(10)

@@ -10,8 +10,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from wxsup.client import reports
 from wxsup.client.drivers.ilink import messages
 from wxsup.client.store import Friend
+from wxsup.errors import RateLimited
 
 ANNE = Friend(
     id="anne@im.wechat",
@@ -132,7 +134,7 @@ def test_a_uid_is_stable_and_exact_in_javascript() -> None:
 
 
 def test_a_sent_text_is_reported_as_sent_by_us() -> None:
-    found = messages.sent("m1", "wx-1", "hello", USER, SENDER)
+    found = reports.sent("m1", "wx-1", "hello", USER, SENDER, None)
     assert (found["post_type"], found["class"], found["source"], found["from"]) == (
         "send_message",
         "send",
@@ -140,6 +142,22 @@ def test_a_sent_text_is_reported_as_sent_by_us() -> None:
         "api",
     )
     assert (found["sender_id"], found["receiver_id"], found["uid"]) == ("b1@im.bot", "anne@im.wechat", "wx-1")
+    assert (found["code"], found["msg"], found["info"]) == ("", "发送成功", "success")
+
+
+def test_a_text_that_did_not_go_out_is_reported_with_the_reason() -> None:
+    failure = RateLimited("its turn would come too late", retryable=True, retry_after=5)
+    found = reports.sent("m1", "wx-1", "hello", USER, SENDER, failure)
+    assert (found["code"], found["msg"], found["info"]) == (-26, "发送失败", "rate limited")
+    assert (found["retryable"], found["retry_after"], found["content"]) == (True, 5, "hello")
+
+
+def test_who_took_part_is_found_again_in_a_report() -> None:
+    (found,) = messages.received({"message_id": "9", "item_list": [{"type": 1}]}, SENDER, USER)
+    for role, person in (("sender", SENDER), ("receiver", USER)):
+        party = reports.party(found, role)
+        assert reports.person(role, party) == reports.person(role, person)
+    assert reports.party(found, "sender")["category"] == "好友"
 
 
 # Splitting

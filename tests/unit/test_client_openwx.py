@@ -13,56 +13,16 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from tests.account import options
+from tests.account import ANNE, OWNER, FragileStore, Remembering, options
+from wxsup.client import events
 from wxsup.client import openwx as module
-from wxsup.client.drivers import Driver
 from wxsup.client.events import Events
 from wxsup.client.openwx import NOT_YET, Openwx
+from wxsup.client.sendqueue import SendQueue
 from wxsup.client.server import Reply, Request
 from wxsup.client.state import Login, LoginState
-from wxsup.client.store import Store
-from wxsup.errors import NotLoggedIn, QuotaUsed
-from wxsup.model import Exit
-
-OWNER = {"id": "o1@im.wechat", "account": "o1@im.wechat", "name": "owner", "displayname": "owner", "markname": ""}
-ANNE = {"id": "a1@im.wechat", "account": "a1@im.wechat", "name": "Anne", "displayname": "Änne 安妮", "markname": "安妮"}
 
 LOGGED_IN = ["get_user_info", "get_friend_info", "search_friend", "send_friend_message"]
-
-
-class Remembering(Driver):
-    """A driver of an account with two friends, that remembers what it was told to do."""
-
-    name = "remembering"
-    capabilities = ("text",)
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[str, str]] = []
-        self.digits: list[str] = []
-
-    def run(self) -> Exit:
-        return Exit.STOPPED
-
-    def stop(self) -> None: ...
-
-    def user(self) -> dict[str, Any]:
-        return {"id": "b1@im.bot"}
-
-    def friends(self) -> list[dict[str, Any]]:
-        return [OWNER, ANNE]
-
-    def send_text(self, friend: dict[str, Any], content: str) -> dict[str, Any]:
-        if content == "one too many":
-            raise QuotaUsed(sends_left=0)
-        if content == "defect":
-            raise RuntimeError("a defect")
-        self.sent.append((friend["name"], content))
-        return {"id": "m1", "msg_id": "m1"}
-
-    def submit_verify_code(self, code: str) -> None:
-        if code == "unwanted":
-            raise NotLoggedIn("no digits are wanted")
-        self.digits.append(code)
 
 
 @dataclass
@@ -73,6 +33,8 @@ class Api:
     driver: Remembering
     state: LoginState
     events: Events
+    store: FragileStore
+    queue: SendQueue
     stopped: threading.Event
 
     def reply(self, call: str, method: str = "GET", form: str | bytes = "", **query: str) -> Reply:
@@ -95,14 +57,24 @@ def owner_api(tmp_path: Path) -> Iterator[Api]:
     yield from make(tmp_path, ilink_filehelper="owner")
 
 
-def make(folder: Path, **given: str) -> Iterator[Api]:
+def make(folder: Path, *, secret: str = "", **given: str) -> Iterator[Api]:
     chosen = options(folder, account="微信一号", **given)
     state = LoginState(chosen.state_path, {})
     state.enter(Login.RUNNING)
-    store = Store(folder / "account.sqlite")
-    driver, events, stopped = Remembering(), Events(store, chosen), threading.Event()
-    yield Api(Openwx(chosen, state, driver, events, stop=stopped.set), driver, state, events, stopped)
+    store = FragileStore(folder / "account.sqlite")
+    driver, taken, stopped = Remembering(), Events(store, chosen), threading.Event()
+    queue = SendQueue(store, taken, driver, state, chosen)
+    queue.start()
+    openwx = Openwx(chosen, state, driver, queue, taken, store=store, secret=secret, stop=stopped.set)
+    yield Api(openwx, driver, state, taken, store, queue, stopped)
+    store.broken = ""
+    queue.stop(grace=20)
+    taken.stop(grace=5)
     store.close()
+
+
+def message(content: str) -> dict[str, str]:
+    return {"post_type": "receive_message", "content": content}
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
@@ -183,8 +155,9 @@ def test_search_friend_finds_nobody_by_anything_else(api: Api, wanted: dict[str,
 )
 def test_a_message_goes_to_the_friend_who_matches(api: Api, wanted: dict[str, str]) -> None:
     answer = api.ask("send_friend_message", content="你好", **wanted)
-    assert answer == {"code": 0, "status": "success", "id": "m1", "msg_id": "m1"}
-    assert api.driver.sent == [("Anne", "你好")]
+    assert answer.pop("client_id").startswith("wx-")
+    assert answer == {"code": 0, "status": "success", "id": "m1", "msg_id": "m1", "parts": 1}
+    assert api.driver.sent == [(ANNE["id"], "你好")]
 
 
 @pytest.mark.parametrize(
@@ -198,12 +171,12 @@ def test_a_message_goes_to_the_friend_who_matches(api: Api, wanted: dict[str, st
 )
 def test_a_form_may_be_encoded_or_not(api: Api, form: str) -> None:
     assert api.reply("send_friend_message", "POST", form).status == 200
-    assert api.driver.sent == [("Anne", "你好 😀")]
+    assert api.driver.sent == [(ANNE["id"], "你好 😀")]
 
 
 def test_query_and_form_are_one(api: Api) -> None:
     api.reply("send_friend_message", "POST", "content=hello", id=ANNE["id"])
-    assert api.driver.sent == [("Anne", "hello")]
+    assert api.driver.sent == [(ANNE["id"], "hello")]
 
 
 @pytest.mark.parametrize(
@@ -215,17 +188,60 @@ def test_query_and_form_are_one(api: Api) -> None:
         ({"name": "Anne", "content": "hello"}, {"id": None, "code": 100, "status": "object not found"}),
         ({"id": ANNE["id"]}, {"code": -24, "status": "content rejected", "reason": "content is missing"}),
         ({"id": ANNE["id"], "media_path": "/etc/passwd"}, {"code": -20, "status": "not implemented yet: media"}),
-        ({"id": ANNE["id"], "content": "one too many"}, {"code": -23, "status": "send quota used", "sends_left": 0}),
+        (
+            {"id": ANNE["id"], "content": ""},
+            {"code": -24, "status": "content rejected", "reason": "the content is empty"},
+        ),
     ],
 )
-def test_what_cannot_be_sent_is_refused(api: Api, parameters: dict[str, str], answer: dict[str, Any]) -> None:
-    assert api.ask("send_friend_message", **parameters) == answer
+@pytest.mark.parametrize("waits", [{}, {"async": "1"}], ids=["waits", "async"])
+def test_what_cannot_be_sent_is_refused(
+    api: Api, parameters: dict[str, str], answer: dict[str, Any], waits: dict[str, str]
+) -> None:
+    assert api.ask("send_friend_message", **parameters, **waits) == answer
+    assert (api.driver.sent, api.store.count("letter")) == ([], 0)
+
+
+@pytest.mark.parametrize("waits", [{}, {"async": "1"}], ids=["waits", "async"])
+def test_a_refusal_says_what_the_driver_said(api: Api, waits: dict[str, str]) -> None:
+    api.driver.quota = 0
+    answer = api.ask("send_friend_message", id=ANNE["id"], content="one too many", **waits)
+    answer.pop("client_id", None)
+    expected = {"code": -23, "status": "send quota used", "sends_left": 0, "parts": 1, "retryable": False}
+    assert answer == expected
+
+
+@pytest.mark.parametrize("flag", ["1", "yes", "true"])
+def test_a_send_with_async_is_promised_at_once_and_made_later(api: Api, flag: str) -> None:
+    free = threading.Event()
+    api.driver.sending = lambda friend_id, text: free.wait(20)
+    answer = api.ask("send_friend_message", id=ANNE["id"], content="hello", **{"async": flag})
+    assert (answer["code"], answer["status"]) == (0, "request already in execution")
+    assert api.driver.sent == []
+    assert api.ask("get_client_info")["sends_pending"] == 1
+    free.set()
+    (report,) = api.ask("check_event")
+    assert (report["uid"], report["content"], report["code"]) == (answer["client_id"], "hello", "")
+    assert api.ask("get_client_info")["sends_pending"] == 0
+
+
+@pytest.mark.parametrize("flag", ["", "0"])
+def test_a_send_with_async_off_is_waited_for(api: Api, flag: str) -> None:
+    answer = api.ask("send_friend_message", id=ANNE["id"], content="hello", **{"async": flag})
+    assert (answer["status"], api.driver.sent) == ("success", [(ANNE["id"], "hello")])
+
+
+def test_a_send_that_the_disk_does_not_take_is_neither_promised_nor_a_defect(api: Api) -> None:
+    api.store.broken = "write"
+    for waits in ({}, {"async": "1"}):
+        answer = api.ask("send_friend_message", id=ANNE["id"], content="hello", **waits)
+        assert (answer["code"], answer["retryable"]) == (-1, True)
     assert api.driver.sent == []
 
 
 def test_filehelper_is_the_owner_where_that_is_set(owner_api: Api) -> None:
     owner_api.ask("send_friend_message", id="filehelper", content="hello")
-    assert owner_api.driver.sent == [("owner", "hello")]
+    assert owner_api.driver.sent == [(OWNER["id"], "hello")]
 
 
 @pytest.mark.parametrize(
@@ -258,19 +274,135 @@ def test_what_are_no_digits_or_not_wanted_is_refused(api: Api, code: str, answer
     assert api.driver.digits == []
 
 
+def contents(found: list[dict[str, Any]]) -> list[str]:
+    return [report["content"] for report in found]
+
+
 def test_check_event_delivers_once(api: Api) -> None:
-    api.events.message({"content": "你好"})
+    api.events.message(message("你好"), "anne")
     first = api.reply("check_event")
-    assert json.loads(first.body) == [{"content": "你好"}]
+    assert contents(json.loads(first.body)) == ["你好"]
     first.written(True)
-    api.events.message({"content": "more"})
-    assert api.ask("check_event") == [{"content": "more"}]
+    api.events.message(message("more"), "anne")
+    assert contents(api.ask("check_event")) == ["more"]
 
 
 def test_check_event_whose_answer_was_not_written_delivers_again(api: Api) -> None:
-    api.events.message({"content": "你好"})
+    api.events.message(message("你好"), "anne")
     api.reply("check_event").written(False)
-    assert api.ask("check_event") == [{"content": "你好"}]
+    assert contents(api.ask("check_event")) == ["你好"]
+
+
+def test_check_event_with_a_cursor_delivers_to_every_reader_whether_written_or_not(api: Api) -> None:
+    for number in range(3):
+        api.events.message(message(str(number)), "anne")
+    for done in (True, False):
+        reply = api.reply("check_event", after="")
+        reply.written(done)
+        assert dict(reply.headers) == {}
+        found = json.loads(reply.body)
+        assert contents(found) == ["0", "1", "2"]
+    assert contents(api.ask("check_event", after=found[0]["event_id"])) == ["1", "2"]
+    assert contents(api.ask("check_event")) == ["0", "1", "2"], "the shared list is another"
+
+
+def test_check_event_says_when_a_reader_may_have_missed_something(api: Api) -> None:
+    api.events.message(message("hello"), "anne")
+    reply = api.reply("check_event", after="00000000-5")
+    assert dict(reply.headers) == {"X-Events-Missed": "1"}
+    assert contents(json.loads(reply.body)) == ["hello"]
+
+
+def test_a_wait_in_vain_is_an_empty_list_never_null(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "HOLD", 0.05)
+    assert api.reply("check_event").body == api.reply("check_event", after="").body == b"[]"
+
+
+# Dead letters
+
+
+@pytest.fixture
+def posting_api(tmp_path: Path) -> Iterator[Api]:
+    """An API whose receiver takes nothing: its poster has not begun."""
+    yield from make(tmp_path, plugin_openwx_post_api="http://127.0.0.1:1/", post_max_size="2")
+
+
+def test_dead_letters_are_listed_counted_and_replayed(posting_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = posting_api
+    assert api.ask("get_dead_letters") == {"code": 0, "status": "success", "total": 0, "dead_letters": []}
+    for number in range(6):
+        api.events.message(message(str(number)), "anne")
+    info = api.ask("get_client_info")
+    assert (info["inbox_pending"], info["dead_letters"]) == (2, 4)
+    monkeypatch.setattr(module, "DEAD_LETTERS", 3)
+    first = api.ask("get_dead_letters")
+    assert (first["total"], contents(first["dead_letters"])) == (4, ["0", "1", "2"])
+    letter = first["dead_letters"][2]
+    assert (letter["post_type"], letter["dead_reason"]) == ("receive_message", "too many reports waited")
+    second = api.ask("get_dead_letters", after=letter["event_id"])
+    assert (second["total"], contents(second["dead_letters"])) == (4, ["3"])
+    one = api.ask("replay_dead_letters", event_id=letter["event_id"])
+    assert one == {"code": 0, "status": "success", "replayed": 1}
+    assert contents(api.ask("get_dead_letters")["dead_letters"]) == ["0", "1", "3"]
+    assert api.ask("replay_dead_letters")["replayed"] == 3
+    assert api.ask("get_client_info")["inbox_pending"] == 6
+    assert api.ask("replay_dead_letters")["replayed"] == 0
+
+
+@pytest.mark.parametrize("id_", ["", "nonsense", "00000000-1", "x" * 1000])
+def test_a_dead_letter_that_is_not_there_is_not_found_and_nothing_else_replayed(posting_api: Api, id_: str) -> None:
+    api = posting_api
+    for number in range(3):
+        api.events.message(message(str(number)), "anne")
+    answer = api.ask("replay_dead_letters", event_id=id_)
+    assert (answer["code"], answer["reason"]) == (100, f"there is no dead letter {id_[:40]}")
+    if id_:
+        assert api.ask("get_dead_letters", after=id_)["code"] == 100
+    assert api.ask("get_client_info")["dead_letters"] == 1
+
+
+def test_dead_letters_are_there_in_every_state(posting_api: Api) -> None:
+    posting_api.state.enter(Login.SCANING)
+    assert posting_api.ask("get_dead_letters")["code"] == 0
+    assert posting_api.ask("replay_dead_letters")["code"] == 0
+
+
+# Control
+
+
+@pytest.mark.parametrize("login", list(Login))
+def test_relogin_is_there_in_every_state(api: Api, login: Login) -> None:
+    api.state.enter(login)
+    assert api.ask("relogin") == {"code": 0, "status": "success"}
+    assert api.driver.relogins == 1
+
+
+def test_get_client_info_says_what_is_in_the_way(api: Api) -> None:
+    api.state.note(trouble="messages cannot be kept: full", last_inbound_at=5, parked=True, login_reason="relogin")
+    info = api.ask("get_client_info")
+    assert (info["trouble"], info["last_inbound_at"]) == ("messages cannot be kept: full", 5)
+    assert (info["parked"], info["login_reason"], info["last_outbound_at"]) == (True, "relogin", None)
+
+
+def test_a_call_of_our_own_is_made_like_any_other(api: Api) -> None:
+    api.openwx.call_by_ourselves("/openwx/send_friend_message", f"id={ANNE['id']}&content=%E4%BD%A0")
+    assert api.driver.sent_to(ANNE) == ["你"]
+    api.openwx.call_by_ourselves("/openwx/no_such_call", "")
+    api.openwx.call_by_ourselves("/openwx/relogin", "client=" + quote("another"))
+    assert api.driver.relogins == 0
+
+
+def test_a_call_of_our_own_needs_no_secret_of_its_caller(tmp_path: Path) -> None:
+    for api in make(tmp_path, secret="s3cr3t"):
+        assert api.reply("relogin").status == 401
+        api.openwx.call_by_ourselves("/openwx/relogin", "")
+        assert api.driver.relogins == 1
+
+
+def test_a_call_of_our_own_takes_no_event_away(api: Api) -> None:
+    api.events.message(message("hello"), "anne")
+    api.openwx.call_by_ourselves("/openwx/check_event", "")
+    assert contents(api.ask("check_event")) == ["hello"]
 
 
 def test_stop_client_answers_before_it_stops(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +413,10 @@ def test_stop_client_answers_before_it_stops(api: Api, monkeypatch: pytest.Monke
     assert api.stopped.wait(20)
 
 
-def test_a_defect_is_an_internal_error_and_logged(api: Api, caplog: pytest.LogCaptureFixture) -> None:
-    reply = api.reply("send_friend_message", id=ANNE["id"], content="defect")
+def test_a_defect_is_an_internal_error_and_logged(
+    api: Api, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.driver, "friends", lambda: 1 / 0)
+    reply = api.reply("send_friend_message", id=ANNE["id"], content="hello")
     assert (reply.status, json.loads(reply.body)) == (500, {"code": -1, "status": "internal error"})
     assert [record.levelno for record in caplog.records] == [logging.ERROR]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from wxsup.client import store as module
-from wxsup.client.store import Store
+from wxsup.client.store import Limits, Report, Store
 
 BOT, OTHER_BOT = "a@im.bot", "b@im.bot"
 ANNE = "anne@im.wechat"
@@ -30,12 +30,29 @@ def store(path: Path) -> Iterator[Store]:
     store.close()
 
 
-def bodies(found: list[tuple[int, str]]) -> list[str]:
-    return [body for _, body in found]
+def names(found: list[Report]) -> list[str]:
+    return [report.body["name"] for report in found]
 
 
-def add(store: Store, name: str, *, to_post: bool = False, to_check: bool = True, check_limit: int = 20) -> None:
-    store.add_event({"name": name}, to_post=to_post, to_check=to_check, check_limit=check_limit)
+def add(store: Store, name: str, *, to_post: bool = False, to_check: bool = True, **keep: int) -> int:
+    limits = Limits(**{"post": 1000, "check": 20, "log": 1000, **keep})
+    return store.add_report({"name": name}, "anne", to_post=to_post, to_check=to_check, keep=limits)
+
+
+def posted(store: Store) -> list[str]:
+    """Take what waits for post_api, one by one."""
+    found = []
+    while waiting := store.next_to_post():
+        found.append(waiting.body["name"])
+        store.posted(waiting.number)
+    return found
+
+
+def rows(path: Path, table: str = "event") -> int:
+    database = sqlite3.connect(path)
+    (found,) = database.execute(f"SELECT count(*) FROM {table}").fetchone()
+    database.close()
+    return int(found)
 
 
 def test_only_the_owner_may_read_any_of_its_files(store: Store, path: Path) -> None:
@@ -65,7 +82,7 @@ def test_nothing_of_a_transaction_that_fails_is_kept(store: Store) -> None:
             add(store, "lost")
         raise RuntimeError
     assert store.get("cursor") == ""
-    assert store.events_to_check() == []
+    assert store.reports_to_check() == []
     assert not store.in_transaction
 
 
@@ -161,44 +178,234 @@ def test_claims_that_are_given_back_never_make_more_than_there_were(store: Store
     assert friend and friend.sent_since == 0
 
 
-def test_only_the_newest_events_wait_for_check_event(store: Store) -> None:
+# Reports
+
+
+def test_only_the_newest_reports_wait_for_check_event(store: Store) -> None:
     for number in range(5):
-        add(store, f"e{number}", check_limit=3)
-    assert bodies(store.events_to_check()) == ['{"name": "e2"}', '{"name": "e3"}', '{"name": "e4"}']
+        add(store, f"e{number}", check=3)
+    assert names(store.reports_to_check()) == ["e2", "e3", "e4"]
 
 
-def test_an_event_too_old_for_check_event_is_posted_nevertheless(store: Store) -> None:
+def test_a_report_too_old_for_check_event_is_posted_nevertheless(store: Store) -> None:
     for number in range(3):
-        add(store, f"e{number}", to_post=True, check_limit=1)
-    posted = []
-    while waiting := store.event_to_post():
-        posted.append(waiting[1])
-        store.posted(waiting[0])
-    assert posted == ['{"name": "e0"}', '{"name": "e1"}', '{"name": "e2"}']
+        add(store, f"e{number}", to_post=True, check=1, log=1)
+    assert posted(store) == ["e0", "e1", "e2"]
 
 
-def test_an_event_is_forgotten_when_both_ways_have_delivered_it(store: Store, path: Path) -> None:
-    add(store, "both", to_post=True)
-    (waiting,) = store.events_to_check()
-    store.checked([waiting[0]])
-    assert store.event_to_post() == waiting
-    store.posted(waiting[0])
-    assert store.event_to_post() is None
-    database = sqlite3.connect(path)
-    assert database.execute("SELECT count(*) FROM event").fetchone() == (0,)
-    database.close()
+def test_a_report_is_forgotten_when_nobody_wants_it_any_more(store: Store, path: Path) -> None:
+    add(store, "first", to_post=True, log=1)
+    (first,) = store.reports_to_check()
+    store.checked([first.number])
+    assert store.next_to_post() == first
+    store.posted(first.number)
+    assert names(store.reports_after("")[0]) == ["first"]
+    add(store, "second", log=1)
+    assert names(store.reports_after("")[0]) == ["second"]
+    assert rows(path) == 1
 
 
-def test_numbers_of_delivered_events_are_never_used_again(store: Store) -> None:
-    add(store, "first")
-    ((number, _),) = store.events_to_check()
-    store.checked([number])
-    add(store, "second")
-    assert store.events_to_check()[0][0] > number
+def test_a_report_that_is_only_posted_is_forgotten_with_that(store: Store, path: Path) -> None:
+    add(store, "login", to_post=True, to_check=False)
+    assert store.reports_after("")[0] == []
+    assert posted(store) == ["login"]
+    assert rows(path) == 0
 
 
-def test_an_event_that_nobody_wants_is_not_kept(store: Store, path: Path) -> None:
+def test_numbers_of_delivered_reports_are_never_used_again(store: Store) -> None:
+    add(store, "first", log=1)
+    (first,) = store.reports_to_check()
+    add(store, "second", check=1, log=1)
+    (second,) = store.reports_to_check()
+    assert second.number > first.number
+
+
+def test_a_report_that_nobody_wants_is_not_kept(store: Store, path: Path) -> None:
     add(store, "unwanted", to_post=False, to_check=False)
+    assert rows(path) == 0
+
+
+def test_an_id_is_the_same_at_every_delivery_and_in_no_other_store(store: Store, path: Path, tmp_path: Path) -> None:
+    add(store, "first", to_post=True)
+    (report,) = store.reports_to_check()
+    second = Store(path)
+    assert second.reports_to_check() == [report] == second.reports_after("")[0]
+    assert report.body == {"name": "first", "event_id": report.id}
+    other = Store(tmp_path / "other.sqlite")
+    add(other, "first")
+    assert other.reports_to_check()[0].id != report.id
+    assert (store.number_of(report.id), other.number_of(report.id)) == (report.number, 0)
+    for closing in (second, other):
+        closing.close()
+
+
+def test_the_oldest_of_all_conversations_but_the_blocked_is_next(store: Store) -> None:
+    for name in ("anne", "mia", "anne", "zoe"):
+        store.add_report({"name": name}, name, to_post=True, to_check=False, keep=Limits(9, 9, 9))
+
+    def following(blocked: set[str]) -> str | None:
+        found = store.next_to_post(blocked)
+        return found.conversation if found else None
+
+    assert [following(blocked) for blocked in (set[str](), {"anne"}, {"anne", "mia"}, {"anne", "mia", "zoe"})] == [
+        "anne",
+        "mia",
+        "zoe",
+        None,
+    ]
+
+
+def test_a_reader_goes_on_after_what_it_has_seen(store: Store) -> None:
+    for number in range(4):
+        add(store, f"e{number}", log=3)
+    everything, missed = store.reports_after("")
+    assert (names(everything), missed) == (["e1", "e2", "e3"], False)
+    for seen, rest in enumerate((["e2", "e3"], ["e3"], [])):
+        found, missed = store.reports_after(everything[seen].id)
+        assert (names(found), missed) == (rest, False)
+
+
+def test_reports_beyond_the_number_are_dead_letters_until_replayed(store: Store) -> None:
+    assert [add(store, f"e{number}", to_post=True, post=2) for number in range(5)] == [0, 0, 1, 1, 1]
+    dead = store.dead_letters(0, 100)
+    assert [(report.body["name"], reason) for report, reason in dead] == [
+        (name, "too many reports waited") for name in ("e0", "e1", "e2")
+    ]
+    assert (store.count("dead"), store.count("to_post")) == (3, 2)
+    assert names([report for report, _ in store.dead_letters(dead[0][0].number, 1)]) == ["e1"]
+    assert store.replay(dead[1][0].number) == 1
+    assert store.replay() == 2
+    assert store.replay() == 0
+    assert posted(store) == ["e0", "e1", "e2", "e3", "e4"]
+
+
+def test_reports_beyond_the_age_are_dead_letters_and_young_again_when_replayed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 100)
+    add(store, "old", to_post=True)
+    monkeypatch.setattr(time, "time", lambda: now)
+    add(store, "young", to_post=True)
+    add(store, "unposted")
+    assert store.give_up(now - 50) == 1
+    assert [(report.body["name"], reason) for report, reason in store.dead_letters(0, 9)] == [
+        ("old", "it waited too long")
+    ]
+    assert store.replay() == 1
+    assert store.give_up(now - 50) == 0
+    assert posted(store) == ["old", "young"]
+
+
+def test_dead_letters_are_kept_up_to_a_number(store: Store, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    monkeypatch.setattr(module, "KEEP_DEAD", 2)
+    for number in range(5):
+        add(store, f"e{number}", to_post=True, to_check=False, post=1)
+    assert [report.body["name"] for report, _ in store.dead_letters(0, 9)] == ["e2", "e3"]
+    assert rows(path) == 3
+
+
+def test_a_dead_letter_is_still_there_for_check_event(store: Store) -> None:
+    add(store, "e0", to_post=True)
+    store.give_up(time.time() + 1)
+    assert names(store.reports_to_check()) == names(store.reports_after("")[0]) == ["e0"]
+
+
+# Letters
+
+
+def test_a_letter_is_kept_with_how_far_it_came(store: Store, path: Path) -> None:
+    first, second = store.add_letter({"text": "你好"}, 5.0), store.add_letter({"text": "more"}, 6.0)
+    store.mark_letter(second, sent=2, under_way=True, refused=1)
+    reader = Store(path)
+    assert reader.letters() == [
+        (first, {"text": "你好"}, 5.0, 0, False, 0),
+        (second, {"text": "more"}, 6.0, 2, True, 1),
+    ]
+    store.remove_letter(second)
+    assert [number for number, *_ in reader.letters()] == [first]
+    assert store.add_letter({}, 7.0) > second, "a number was used again"
+    assert reader.count("letter") == 2
+    reader.close()
+
+
+# Files of earlier versions
+
+#: As wxsup 0.1.0 made it; never to be changed.
+VERSION_1 = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE inbox (number INTEGER PRIMARY KEY, bot TEXT NOT NULL, key TEXT NOT NULL, raw TEXT NOT NULL,
+    received REAL NOT NULL, UNIQUE (bot, key));
+CREATE TABLE friend (bot TEXT NOT NULL, id TEXT NOT NULL, name TEXT NOT NULL, markname TEXT NOT NULL DEFAULT '',
+    first_seen REAL NOT NULL, last_inbound REAL, last_outbound REAL, context_token TEXT,
+    sent_since INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (bot, id)) WITHOUT ROWID;
+CREATE TABLE event (number INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL, created REAL NOT NULL,
+    to_post INTEGER NOT NULL, to_check INTEGER NOT NULL);
+CREATE INDEX event_to_post ON event (number) WHERE to_post;
+CREATE INDEX event_to_check ON event (number) WHERE to_check;
+INSERT INTO meta VALUES ('cursor:a@im.bot', 'c1');
+INSERT INTO inbox VALUES (1, 'a@im.bot', 'id:1', '{}', 1.0);
+INSERT INTO friend VALUES ('a@im.bot', 'anne@im.wechat', 'Anne', '', 1.0, 2.0, NULL, 'token', 3);
+INSERT INTO event VALUES (7, '{"name": "both"}', 1.0, 1, 1);
+INSERT INTO event VALUES (8, '{"name": "posted"}', 1.0, 0, 1);
+INSERT INTO event VALUES (9, '{"name": "checked"}', 1.0, 1, 0);
+PRAGMA user_version = 1;
+"""
+
+
+@pytest.fixture
+def old(path: Path) -> Path:
     database = sqlite3.connect(path)
-    assert database.execute("SELECT count(*) FROM event").fetchone() == (0,)
+    database.executescript(VERSION_1)
     database.close()
+    return path
+
+
+def schema(path: Path) -> list[tuple[object, ...]]:
+    database = sqlite3.connect(path)
+    found = [
+        (table, *column)
+        for (table,) in database.execute("SELECT name FROM sqlite_master ORDER BY name").fetchall()
+        for column in database.execute(f"PRAGMA table_info({table})").fetchall()
+    ]
+    found += database.execute("PRAGMA user_version").fetchall()
+    database.close()
+    return found
+
+
+def test_a_file_of_version_1_opens_with_all_that_is_in_it_and_delivers(old: Path) -> None:
+    store = Store(old)
+    assert store.get("cursor:a@im.bot") == "c1"
+    assert not store.remember(BOT, "id:1", {})
+    (friend,) = store.friends(BOT)
+    assert (friend.name, friend.context_token, friend.sent_since) == ("Anne", "token", 3)
+    assert names(store.reports_to_check()) == ["both", "posted"]
+    add(store, "new", to_post=True)
+    assert posted(store) == ["both", "checked", "new"]
+    assert names(store.reports_to_check()) == ["both", "posted", "new"]
+    store.checked([report.number for report in store.reports_to_check()])
+    assert names(store.reports_after("")[0]) == ["new"]
+    assert store.letters() == []
+    store.close()
+    assert rows(old) == 1
+
+
+def test_an_old_file_is_brought_to_the_form_of_a_new_one_and_stays_so(old: Path, tmp_path: Path) -> None:
+    for path in (old, old, tmp_path / "new.sqlite"):
+        Store(path).close()
+    assert schema(old) == schema(tmp_path / "new.sqlite")
+    assert schema(old)[-1] == (module.SCHEMA_VERSION,)
+
+
+def test_a_step_that_fails_leaves_the_file_as_it_was_and_can_be_taken_again(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = schema(old)
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "MIGRATIONS", (*module.MIGRATIONS[:1], module.MIGRATIONS[1] + "nonsense;"))
+        with pytest.raises(sqlite3.Error):
+            Store(old)
+    assert schema(old) == before
+    store = Store(old)
+    assert posted(store) == ["both", "checked"]
+    store.close()

@@ -43,6 +43,18 @@ def test_a_folder_that_cannot_be_made_is_named(chosen: Settings) -> None:
     assert vital(chosen)
 
 
+@pytest.mark.parametrize("content", [None, "short", "two lines of it\nare not one secret", b"\xff" * 20])
+def test_a_secret_that_is_none_is_named(chosen: Settings, short_path: Path, content: str | bytes | None) -> None:
+    secret = short_path / "post.secret"
+    if content is not None:
+        secret.write_bytes(content if isinstance(content, bytes) else content.encode())
+    chosen = settings.load({"state_dir": str(short_path), "post_secret_path": str(secret)}, environment={})
+    assert any(problem.startswith(f"secret of the posts: {secret}: ") for problem in problems(chosen))
+    assert not vital(chosen)
+    secret.write_text("0123456789abcdef\n")
+    assert not any("secret of the posts" in problem for problem in problems(chosen))
+
+
 def test_systemd_without_its_bus_is_found(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={short_path}/nobody")
     chosen = settings.load({"state_dir": str(short_path), "supervisor": "systemd"}, environment={})

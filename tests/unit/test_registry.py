@@ -11,14 +11,20 @@ import pytest
 from tests.deadline import TIMEOUT
 from tests.ports import free_port
 from tests.unit.conftest import HOSTILE_NAMES
-from wxsup import names, record
-from wxsup.errors import ClientBusy, NoFreePort, RecordInvalid, TooManyClients
+from wxsup import kinds, names, record, values
+from wxsup.client import keys
+from wxsup.controller import Controller
+from wxsup.errors import ClientBusy, NoFreePort, RecordInvalid, StartFailed, TooManyClients
 from wxsup.model import Client
-from wxsup.registry import LAST_PORT, Broken, Registry
+from wxsup.registry import LAST_PORT, LEAST_KEY, Broken, Registry, post_key
+from wxsup.settings import Settings
+from wxsup.supervisors.memory import Memory
 
 
-def make(folder: Path, *, first_port: int = 0, max_clients: int = 100) -> Registry:
-    registry = Registry(folder / "clients", first_port=first_port or free_port(), max_clients=max_clients)
+def make(folder: Path, *, first_port: int = 0, max_clients: int = 100, post_secret: Path | None = None) -> Registry:
+    registry = Registry(
+        folder / "clients", first_port=first_port or free_port(), max_clients=max_clients, post_secret=post_secret
+    )
     registry.prepare()
     return registry
 
@@ -225,6 +231,141 @@ def test_the_secret_comes_before_the_record_is_private_and_stays_the_same(tmp_pa
     registry.save(dataclasses.replace(one, pending=True))
     assert registry.secret("alice") == first
     registry.remove(one)
-    assert (registry.has_secret("alice"), registry.secret_path("alice").exists()) == (False, False)
+    assert (registry.secrets_stand("alice"), registry.secret_path("alice").exists()) == (False, False)
     registry.save(one)
     assert registry.secret("alice") not in ("", first)
+
+
+# The secret that signs what is posted
+
+KEY, OTHER_KEY = "a secret of some length", "钥匙 of another sixteen"
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "post.secret"
+    path.write_text(KEY + "\n", encoding="utf-8")
+    return path
+
+
+def test_the_secret_of_the_posts_is_the_second_line_beside_that_of_the_hop(tmp_path: Path, key_file: Path) -> None:
+    registry = make(tmp_path, post_secret=key_file)
+    registry.save(client("alice"))
+    found = keys.read(registry.secret_path("alice"))
+    assert (found.hop, found.post) == (registry.secret("alice"), KEY)
+    assert registry.secret_path("alice").stat().st_mode & 0o777 == 0o600
+    assert KEY not in registry.path("alice").read_text()
+
+
+def test_a_change_of_the_key_reaches_the_client_and_leaves_the_hop_alone(tmp_path: Path, key_file: Path) -> None:
+    registry = make(tmp_path, post_secret=key_file)
+    registry.save(client("alice"))
+    hop = registry.secret("alice")
+    assert registry.secrets_stand("alice")
+    key_file.write_text(OTHER_KEY, encoding="utf-8")
+    assert not registry.secrets_stand("alice")
+    registry.save(client("alice"))
+    assert registry.secrets_stand("alice")
+    assert keys.read(registry.secret_path("alice")) == keys.Keys(hop, OTHER_KEY)
+    without = make(tmp_path)
+    assert not without.secrets_stand("alice")
+    without.save(client("alice"))
+    assert keys.read(without.secret_path("alice")) == keys.Keys(hop, "")
+    assert without.secrets_stand("alice")
+
+
+def test_a_client_of_before_the_key_gets_it_with_its_next_record(tmp_path: Path, key_file: Path) -> None:
+    make(tmp_path).save(client("alice"))
+    registry = make(tmp_path, post_secret=key_file)
+    assert not registry.secrets_stand("alice")
+    registry.save(client("alice"))
+    assert keys.read(registry.secret_path("alice")).post == KEY
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"\n", b"x" * (LEAST_KEY - 1), b" " * 40, b"two lines of them\nare not one key", b"\xff" * 20],
+)
+def test_a_key_file_that_is_none_is_an_error_that_names_it_and_writes_nothing(
+    tmp_path: Path, key_file: Path, content: bytes | None
+) -> None:
+    if content is None:
+        key_file.unlink()
+    else:
+        key_file.write_bytes(content)
+    registry = make(tmp_path, post_secret=key_file)
+    with pytest.raises(OSError) as caught:
+        registry.save(client("alice"))
+    assert str(key_file) in str(caught.value)
+    assert "xxxxx" not in str(caught.value) and "two lines" not in str(caught.value)
+    assert registry.slugs() == []
+    assert not registry.secret_path("alice").exists()
+
+
+def test_the_least_key_is_one(key_file: Path) -> None:
+    key_file.write_text(f"  {'x' * LEAST_KEY}\r\n")
+    assert post_key(key_file) == "x" * LEAST_KEY
+
+
+def keyed(folder: Path, key_file: Path) -> tuple[Settings, Registry, Controller]:
+    """Return a controller over the memory supervisor whose clients sign what they post."""
+    given = {"state_dir": str(folder / "var"), "post_secret_path": str(key_file)}
+    settings = values.read(Settings, {**given, "backend_start_port": str(free_port())})
+    registry = Registry(
+        settings.backend_path,
+        first_port=settings.backend_start_port,
+        max_clients=9,
+        post_secret=settings.post_secret_path,
+    )
+    controller = Controller(settings, registry, Memory())
+    controller.prepare()
+    return settings, registry, controller
+
+
+def test_a_start_with_a_bad_key_file_is_refused_with_its_name_and_leaves_nothing(
+    tmp_path: Path, key_file: Path
+) -> None:
+    _, registry, controller = keyed(tmp_path, key_file)
+    key_file.write_text("short")
+    with pytest.raises(StartFailed, match=str(key_file)) as caught:
+        controller.start("alice", {})
+    assert "short" not in str(caught.value).replace(str(key_file), "")
+    assert registry.slugs() == []
+    key_file.write_text(KEY)
+    assert controller.start("alice", {})["code"] == 0
+    assert keys.read(registry.secret_path("alice")).post == KEY
+
+
+def test_a_refresh_brings_a_new_key_and_survives_a_bad_one(
+    tmp_path: Path, key_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, registry, controller = keyed(tmp_path, key_file)
+    controller.start("alice", {})
+    key_file.write_text("short")
+    controller.refresh()
+    assert keys.read(registry.secret_path("alice")).post == KEY
+    assert "client not refreshed" in caplog.messages
+    assert controller.alive("alice")
+    key_file.write_text(OTHER_KEY, encoding="utf-8")
+    controller.refresh()
+    assert keys.read(registry.secret_path("alice")).post == OTHER_KEY
+
+
+def test_a_stop_needs_no_key_file(tmp_path: Path, key_file: Path) -> None:
+    _, registry, controller = keyed(tmp_path, key_file)
+    controller.start("alice", {})
+    key_file.unlink()
+    assert controller.stop("alice")["code"] == 0
+    assert (registry.slugs(), registry.secret_path("alice").exists()) == ([], False)
+
+
+def test_neither_record_nor_section_tells_a_secret(tmp_path: Path, key_file: Path) -> None:
+    settings, registry, controller = keyed(tmp_path, key_file)
+    controller.start("alice", {})
+    found = registry.find("alice")
+    assert found
+    section = "".join(kinds.supervisor(settings, registry).render(found).values())
+    record_text = registry.path("alice").read_text()
+    assert str(registry.secret_path("alice")) in section
+    told = record_text + section + "".join(controller.render("alice").values())
+    assert [secret for secret in (KEY, registry.secret("alice"), str(key_file)) if secret in told] == []

@@ -17,8 +17,12 @@ from wxsup import __version__, daemon, files, names, record
 from wxsup.client.drivers import Driver
 from wxsup.client.drivers.ilink import Ilink
 from wxsup.client.events import Events
+from wxsup.client.heartbeat import Heartbeat
+from wxsup.client.keys import Keys
 from wxsup.client.lock import only_copy
 from wxsup.client.openwx import Openwx
+from wxsup.client.pulse import Pulse
+from wxsup.client.sendqueue import SendQueue
 from wxsup.client.server import Server
 from wxsup.client.state import Login, LoginState
 from wxsup.client.store import Store
@@ -28,6 +32,7 @@ from wxsup.options import Options
 logger = logging.getLogger(__name__)
 
 DRIVER_END = 1.5  # with FLUSH: a stop may take 3 s
+HANG_UP = 0.3  # of it, for what remains to be noted of a send that was broken off
 FLUSH = 1.0
 
 SELF_TIMEOUT = 10.0
@@ -40,14 +45,14 @@ WAITS_PARKED = "waits for relogin"
 PLUGINS = [{"name": "Mojo::Weixin::Plugin::Openwx", "priority": 98, "auto_call": None, "call_on_load": 1}]
 
 
-def run(slug: str, chosen: Options, environment: Mapping[str, str], secret: str, stop: threading.Event) -> Exit:
-    """Run the client `slug`, with what its record says and the secret that calls must carry, until `stop`."""
+def run(slug: str, chosen: Options, environment: Mapping[str, str], keys: Keys, stop: threading.Event) -> Exit:
+    """Run the client `slug`, with what its record says, until `stop`."""
     daemon.set_title(names.process_title(chosen.account))
     try:
         for folder in (chosen.tmpdir, chosen.cookie_path.parent):
             files.private_directory(folder)
         with only_copy(chosen.cookie_path.parent / "lock", stop):
-            return _Account(slug, chosen, environment, secret, stop).run()
+            return _Account(slug, chosen, environment, keys, stop).run()
     except BlockingIOError:
         if stop.is_set():
             return Exit.STOPPED
@@ -60,12 +65,12 @@ def run(slug: str, chosen: Options, environment: Mapping[str, str], secret: str,
 
 class _Account:
     def __init__(
-        self, slug: str, chosen: Options, environment: Mapping[str, str], secret: str, stop: threading.Event
+        self, slug: str, chosen: Options, environment: Mapping[str, str], keys: Keys, stop: threading.Event
     ) -> None:
         self._slug = slug
         self._options = chosen
         self._environment = environment
-        self._secret = secret
+        self._keys = keys
         self._stop = stop
         self._exit = Exit.STOPPED
         self._state = LoginState(chosen.state_path, _facts(chosen, environment))
@@ -88,12 +93,18 @@ class _Account:
 
     def _run_with(self, store: Store) -> Exit:
         chosen = self._options
-        events = Events(store, chosen)
-        self._state.changed = lambda old, new: self._tell(events, old, new)
+        events = Events(store, chosen, key=self._keys.post)
+        driver = Ilink(chosen, self._state, store, events, started=self._environment.get("WXCLIENT_CREATED", ""))
+        queue = SendQueue(store, events, driver, self._state, chosen)
+        events.poster.replied = queue.reply
+        driver.heard = queue.wake
+        self._state.changed = lambda old, new: self._tell(events, queue, old, new)
         self._state.entered = self._show
         self._state.enter(Login.LOADING)
-        driver = Ilink(chosen, self._state, store, events, started=self._environment.get("WXCLIENT_CREATED", ""))
-        api = Openwx(chosen, self._state, driver, events, secret=self._secret, stop=self._stop.set)
+        api = Openwx(
+            chosen, self._state, driver, queue, events, store=store, secret=self._keys.hop, stop=self._stop.set
+        )
+        heartbeat = Heartbeat(chosen, api.call_by_ourselves)
         try:
             server = Server(("127.0.0.1", chosen.plugin_openwx_port), api.answer)
         except OSError as ex:
@@ -101,12 +112,20 @@ class _Account:
         threading.Thread(target=server.serve_forever, name="serve", daemon=True).start()
         daemon.notify("READY=1")
         events.start()
+        queue.start()
+        heartbeat.start()
         worker = threading.Thread(target=self._drive, args=(driver,), name="drive", daemon=True)
         worker.start()
         logger.info("client listens", extra={"action": "listen", "client": chosen.account})
-        watchdog = daemon.Watchdog(lambda: self._ailing(driver, events))
+        pulses = {
+            "the account's thread hangs": driver.pulse,
+            "the thread that sends hangs": queue.pulse,
+            "the thread that posts reports hangs": events.poster.pulse,
+        }
+        watchdog = daemon.Watchdog(lambda: self._ailing(pulses))
         daemon.wait(self._stop, watchdog.tick)
-        self._end(driver, worker, events)
+        heartbeat.stop()
+        self._end(driver, worker, queue, events)
         server.close()
         return self._exit
 
@@ -119,18 +138,24 @@ class _Account:
         finally:
             self._stop.set()
 
-    def _end(self, driver: Driver, worker: threading.Thread, events: Events) -> None:
+    def _end(self, driver: Driver, worker: threading.Thread, queue: SendQueue, events: Events) -> None:
         daemon.notify("STOPPING=1")
+        deadline = time.monotonic() + DRIVER_END
         driver.stop()
-        worker.join(DRIVER_END)
+        queue.stop(grace=DRIVER_END - HANG_UP)
+        driver.hang_up()
+        queue.stop(grace=HANG_UP)
+        worker.join(max(0.0, deadline - time.monotonic()))
         self._state.enter(Login.STOP)
         events.event("stop")
         events.stop(grace=FLUSH)
         logger.info("client stopped", extra={"action": "stop", "client": self._options.account})
 
-    def _tell(self, events: Events, old: Login, new: Login) -> None:
+    def _tell(self, events: Events, queue: SendQueue, old: Login, new: Login) -> None:
         logger.info("state changed", extra={"action": "state", "client": self._options.account, "state": new.value})
         events.event("state_change", old.value, new.value)
+        if new is Login.RUNNING:
+            queue.wake()
 
     def _show(self) -> None:
         """Tell ``systemctl status`` where we stand, since when, and what we wait for."""
@@ -140,12 +165,11 @@ class _Account:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._state.since))
         daemon.notify(f"STATUS={current.value} since {since}" + (f": {text}" if text else ""))
 
-    def _ailing(self, driver: Driver, events: Events) -> str:
+    def _ailing(self, pulses: Mapping[str, Pulse]) -> str:
         """Say which part of us hangs, "" when all goes on."""
-        if driver.pulse.late:
-            return "the account's thread hangs"
-        if events.pulse.late:
-            return "the thread that posts reports hangs"
+        for sentence, pulse in pulses.items():
+            if pulse.late:
+                return sentence
         try:
             # All that a caller needs: the port, a thread, an answer.
             with socket.create_connection(

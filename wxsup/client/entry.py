@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 from wxsup import daemon, names, options, record
+from wxsup.client.keys import Keys, read
 from wxsup.errors import RecordInvalid
 from wxsup.model import Exit
 
@@ -25,7 +26,7 @@ def run(slug: str, record_path: Path | None, secret_path: Path | None, stop: thr
         if names.slug(chosen.account) != slug:
             raise RecordInvalid(f"the record is of {chosen.account!r}, not of {slug}")
         foreign = environment.get(record.DRIVER) == options.FOREIGN
-        secret = "" if foreign else _secret(secret_path)
+        keys = Keys() if foreign else _keys(secret_path)
     except (OSError, ValueError, RecordInvalid) as ex:
         logger.error("record not usable", extra={"action": "start", "client": slug, "reason": str(ex)})
         return Exit.USAGE
@@ -36,15 +37,11 @@ def run(slug: str, record_path: Path | None, secret_path: Path | None, stop: thr
         return launch.launch(chosen, environment, stop)
     from wxsup.client import account
 
-    return account.run(slug, chosen, environment, secret, stop)
+    return account.run(slug, chosen, environment, keys, stop)
 
 
-def _secret(path: Path | None) -> str:
-    """Return the secret that calls must carry."""
+def _keys(path: Path | None) -> Keys:
     if path is None:
         logger.warning("no secret: whoever can reach the port can use the account", extra={"action": "start"})
-        return ""
-    secret = path.read_text(encoding="ascii").strip()
-    if not secret:
-        raise RecordInvalid(f"{path} is empty")
-    return secret
+        return Keys()
+    return read(path)

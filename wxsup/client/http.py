@@ -8,9 +8,10 @@ import io
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from email.message import Message
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,17 +39,19 @@ class Answer:
 
     status: int
     body: bytes
+    headers: Message[str, str]
 
 
 class Http:
     """A caller of one thing at a time.
 
     With `keep` it keeps its connection and repeats a call that finds the kept one closed: only for calls that may reach
-    the server twice. Otherwise each call has a connection of its own.
+    the server twice. Otherwise each call has a connection of its own. While `unwanted()` is true every call fails.
     """
 
-    def __init__(self, *, keep: bool = False) -> None:
+    def __init__(self, *, keep: bool = False, unwanted: Callable[[], bool] = lambda: False) -> None:
         self._keep = keep
+        self._unwanted = unwanted
         self._guard = threading.Lock()
         self._connection: http.client.HTTPConnection | None = None  # in use, or kept for the next call
         self._origin: Origin = ("", "")
@@ -80,11 +83,19 @@ class Http:
         """End for good; a call in progress fails at once."""
         with self._guard:
             self._closed = True
-            if self._connection and self._connection.sock and self._busy:
-                with suppress(OSError):
-                    self._connection.sock.shutdown(socket.SHUT_RDWR)
-            elif self._connection:
-                self._connection.close()
+            self._hang_up()
+
+    def break_off(self) -> None:
+        """Let a call in progress fail at once, when it has become unwanted."""
+        with self._guard:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._connection and self._connection.sock and self._busy:
+            with suppress(OSError):
+                self._connection.sock.shutdown(socket.SHUT_RDWR)
+        elif self._connection:
+            self._connection.close()
 
     def _connect(self, origin: Origin, timeout: float) -> None:
         self._drop()
@@ -118,7 +129,7 @@ class Http:
             if response.length:
                 raise TransportError("the answer is cut off")
             kept = self._keep and not response.will_close
-            return Answer(response.status, content)
+            return Answer(response.status, content, response.headers)
         finally:
             with self._guard:
                 self._busy = False
@@ -133,8 +144,8 @@ class Http:
             self._connection = None
 
     def _check_open(self) -> None:
-        if self._closed:
-            raise NotConnected("closed")
+        if self._closed or self._unwanted():
+            raise NotConnected("broken off")
 
 
 class _Reading:

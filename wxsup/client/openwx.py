@@ -15,9 +15,11 @@ from urllib.parse import parse_qsl
 
 from wxsup import __version__, names
 from wxsup.client.drivers import Driver
-from wxsup.client.events import Events, as_list
+from wxsup.client.events import Events
+from wxsup.client.sendqueue import SendQueue
 from wxsup.client.server import Reply, Request
 from wxsup.client.state import Login, LoginState
+from wxsup.client.store import Store
 from wxsup.errors import (
     ApiNotFound,
     ContentRejected,
@@ -40,6 +42,10 @@ SEARCH_KEYS = (*FRIEND_KEYS, "uid", "name", "category", "sex", "province", "city
 FILEHELPER = "filehelper"
 STOP_DELAY = 3.0
 MAX_FIELDS = 200
+DEAD_LETTERS = 100  # in one answer
+MISSED_HEADER = "X-Events-Missed"
+#: What get_client_info says of the state file's details.
+TOLD = ("last_poll_at", "last_inbound_at", "last_outbound_at", "last_error", "trouble", "parked", "login_reason")
 
 #: Documented, and to come with a later version; they say so instead of hanging.
 NOT_YET = (
@@ -71,15 +77,19 @@ class Openwx:
         options: Options,
         state: LoginState,
         driver: Driver,
+        queue: SendQueue,
         events: Events,
         *,
+        store: Store,
         secret: str = "",
         stop: Callable[[], None],
     ) -> None:
         self._options = options
         self._state = state
         self._driver = driver
+        self._queue = queue
         self._events = events
+        self._store = store
         self._secret = secret
         self._stop = stop
         self._started = time.time()
@@ -89,6 +99,9 @@ class Openwx:
             "search_friend": self._search_friend,
             "send_friend_message": self._send_friend_message,
             "submit_verify_code": self._submit_verify_code,
+            "relogin": self._relogin,
+            "get_dead_letters": self._get_dead_letters,
+            "replay_dead_letters": self._replay_dead_letters,
             "get_client_info": self._client_info,
             "stop_client": self._stop_client,
         }
@@ -108,13 +121,19 @@ class Openwx:
             if parameters.get("client", self._options.account) != self._options.account:
                 raise WrongClient(f"this is the client {self._options.account}")
             if name == "check_event":
-                return self._check_event(request)
+                return self._check_event(request, parameters)
             return _json(self._call(name, parameters))
         except WxsupError as ex:
             return _json(ex.body(), status=ex.http_status)
         except Exception:
             logger.exception("call failed", extra={"action": "call", "call": name[:40]})
             return _json({"code": -1, "status": "internal error"}, status=500)
+
+    def call_by_ourselves(self, path: str, query: str) -> None:
+        """Make a call whose answer goes nowhere, as poll_api asks for (openwx-api.md 7)."""
+        reply = self.answer(Request("GET", path, query, secret=self._secret, still_there=lambda: False))
+        reply.written(False)  # nobody has seen it
+        logger.info("called by poll_api", extra={"action": "poll", "call": path[:60], "status": reply.status})
 
     def _call(self, name: str, parameters: Parameters) -> Any:
         if name in NOT_YET:
@@ -145,7 +164,10 @@ class Openwx:
             found = [friend for friend in friends if wanted and _matches(friend, wanted)]
         if not found:
             raise ObjectNotFound(id=None)
-        return {"code": 0, "status": "success", **self._driver.send_text(found[0], parameters["content"])}
+        if _truthy(parameters.get("async", "")):
+            client_id = self._queue.promise(found[0], parameters["content"])
+            return {"code": 0, "status": "request already in execution", "client_id": client_id}
+        return {"code": 0, "status": "success", **self._queue.send(found[0], parameters["content"])}
 
     def _submit_verify_code(self, parameters: Parameters) -> dict[str, Any]:
         code = parameters.get("code", "")
@@ -154,9 +176,33 @@ class Openwx:
         self._driver.submit_verify_code(code)
         return {"code": 0, "status": "success"}
 
-    def _check_event(self, request: Request) -> Reply:
+    def _relogin(self, parameters: Parameters) -> dict[str, Any]:
+        self._driver.relogin()
+        return {"code": 0, "status": "success"}
+
+    def _check_event(self, request: Request, parameters: Parameters) -> Reply:
+        if "after" in parameters:
+            found, missed = self._events.after(parameters["after"])
+            return _json([report.body for report in found], headers={MISSED_HEADER: "1"} if missed else {})
         lent = self._events.lend(request.still_there)
-        return _json(as_list(lent), written=lambda done: self._events.settle(lent, delivered=done))
+        body = [report.body for report in lent]
+        return _json(body, written=lambda done: self._events.settle(lent, delivered=done))
+
+    def _get_dead_letters(self, parameters: Parameters) -> dict[str, Any]:
+        after = parameters.get("after", "")
+        number = self._store.number_of(after)
+        if after and not number:
+            raise ObjectNotFound(f"there is no event {after[:40]}")
+        found = self._store.dead_letters(number, DEAD_LETTERS)
+        letters = [{**report.body, "dead_reason": reason} for report, reason in found]
+        return {"code": 0, "status": "success", "total": self._store.count("dead"), "dead_letters": letters}
+
+    def _replay_dead_letters(self, parameters: Parameters) -> dict[str, Any]:
+        id_ = parameters.get("event_id")
+        replayed = self._events.replay(None if id_ is None else self._store.number_of(id_))
+        if id_ is not None and not replayed:
+            raise ObjectNotFound(f"there is no dead letter {id_[:40]}")
+        return {"code": 0, "status": "success", "replayed": replayed}
 
     def _client_info(self, parameters: Parameters) -> dict[str, Any]:
         return {
@@ -175,7 +221,10 @@ class Openwx:
             "driver": self._driver.name,
             "state": self._state.current.value,
             "capabilities": list(self._driver.capabilities),
-            **{name: self._state.detail(name) for name in ("last_poll_at", "last_inbound_at")},
+            **{name: self._state.detail(name) for name in TOLD},
+            "inbox_pending": self._store.count("to_post"),
+            "dead_letters": self._store.count("dead"),
+            "sends_pending": self._store.count("letter"),
         }
 
     def _stop_client(self, parameters: Parameters) -> dict[str, Any]:
@@ -217,6 +266,16 @@ def _parameters(request: Request) -> Parameters:
     return found
 
 
-def _json(body: Any, *, status: int = 200, written: Callable[[bool], None] | None = None) -> Reply:
+def _truthy(value: str) -> bool:
+    return value not in ("", "0")  # openwx-api.md 1.3
+
+
+def _json(
+    body: Any,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    written: Callable[[bool], None] = lambda done: None,
+) -> Reply:
     content = json.dumps(body, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
-    return Reply(status, content, written=written) if written else Reply(status, content)
+    return Reply(status, content, headers=headers or {}, written=written)

@@ -8,6 +8,7 @@ tests/contract/test_driver.py.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from wxsup.client.pulse import Pulse
@@ -19,6 +20,9 @@ class Driver(ABC):
 
     #: What run() tells how long each of its steps may take.
     pulse: Pulse
+
+    #: Called with the id of a friend who wrote to us, and so may be written to again.
+    heard: Callable[[str], None] = staticmethod(lambda friend_id: None)
 
     #: What it is called in start_client, and what it can do, for get_client_info.
     name: str
@@ -41,8 +45,35 @@ class Driver(ABC):
         """Return all friends."""
 
     @abstractmethod
-    def send_text(self, friend: dict[str, Any], content: str) -> dict[str, Any]:
-        """Send text to a friend and return the fields of the reply; raise CallFailed unless it was sent."""
+    def parts(self, content: str) -> list[str]:
+        """Cut a text into what is sent at once; raise ContentRejected for one that cannot be sent."""
+
+    @abstractmethod
+    def admit(self, friend_id: str, count: int) -> None:
+        """Raise CallFailed when a friend may not be sent so many parts now."""
+
+    @abstractmethod
+    def claim(self, friend_id: str, count: int) -> None:
+        """Count one send that is about to be made, unless so many would not be admitted; in a transaction."""
+
+    @abstractmethod
+    def give_back(self, friend_id: str) -> None:
+        """Take back a claim of which nothing came."""
+
+    @abstractmethod
+    def send_part(self, friend_id: str, text: str, client_id: str) -> dict[str, Any]:
+        """Send a part and return the fields of the reply; raise CallFailed unless it was sent.
+
+        DeliveryUnknown without `retryable` means that it may have been.
+        """
+
+    @abstractmethod
+    def hang_up(self) -> None:
+        """Break off a send under way; there will be no other."""
+
+    @abstractmethod
+    def relogin(self) -> None:
+        """Ask for a new login, in every state; the old one is used again when nobody scans."""
 
     @abstractmethod
     def submit_verify_code(self, code: str) -> None:

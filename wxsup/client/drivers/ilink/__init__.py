@@ -7,7 +7,6 @@ import functools
 import logging
 import random
 import sqlite3
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from wxsup.client.drivers import Driver
 from wxsup.client.drivers.ilink import messages, session
 from wxsup.client.drivers.ilink.gate import Gate
+from wxsup.client.drivers.ilink.halt import Halt
 from wxsup.client.drivers.ilink.login import QrLogin
 from wxsup.client.drivers.ilink.sending import Sender
 from wxsup.client.drivers.ilink.session import Session
@@ -35,7 +35,7 @@ HOLD, HOLD_LEAST, HOLD_MOST = 35.0, 5.0, 120.0
 RETRY_FIRST, RETRY_MOST = 2.0, 30.0
 REVIVE_PAUSE, REVIVE_AGAIN = 2.0, 600.0
 POLL_FLOOR = 1.0
-PARKED = 3600.0
+PARKED, PARKED_CALLS = 3600.0, 30.0
 OWNER_NAME = "owner"
 
 
@@ -51,15 +51,13 @@ class Ilink(Driver):
         self._store = store
         self._events = events
         self._started = started
-        self._stopped = threading.Event()
-        self._wire = Wire(options)
+        self._halt = Halt()
+        self._wire = Wire(options, unwanted=lambda: self._halt.again)
         self._session: Session | None = None
         self._gate = Gate(store, options)
-        self._sender = Sender(
-            self._wire, self._gate, options, state, store, events, current=self._current, stopped=self._stopped
-        )
+        self._sender = Sender(self._wire, self._gate, options, store, self._current)
         self.pulse = Pulse()
-        self._login = QrLogin(self._wire, state, options, self._stopped, self.pulse)
+        self._login = QrLogin(self._wire, state, options, self._halt, self.pulse)
         self._login.shown = self._tell_code
         self._login.digits_wanted = lambda: events.event("input_verifycode")
         self._login.refused = self._tell_refused
@@ -68,16 +66,16 @@ class Ilink(Driver):
         self.pulse.within(0)
         kept = self._kept()
         trusted = kept is not None
-        while not self._stopped.is_set():
+        while not self._halt.stopped:
             if not trusted:
-                found = self._login.run(kept)
+                self._halt.again = False
+                found = self._login.run(kept, self._owner(kept))
                 if found is None:
-                    if self._stopped.is_set():
-                        break
+                    if self._halt:
+                        continue
                     if self._options.ilink_on_lost == "exit":
                         return Exit.LOST
-                    self._park()
-                    trusted = kept is not None
+                    trusted = self._park(kept)
                     continue
                 if found != kept:
                     self._adopt(found)
@@ -94,9 +92,17 @@ class Ilink(Driver):
         return Exit.STOPPED
 
     def stop(self) -> None:
-        self._stopped.set()
+        self._halt.stop()
         self._login.wake()
         self._wire.close()
+
+    def hang_up(self) -> None:
+        self._wire.close_sends()
+
+    def relogin(self) -> None:
+        self._halt.begin_again()
+        self._login.wake()
+        self._wire.break_off()
 
     def user(self) -> dict[str, Any]:
         return self._user(self._current())
@@ -107,8 +113,20 @@ class Ilink(Driver):
             for friend in self._store.friends(self._current().bot_id)
         ]
 
-    def send_text(self, friend: dict[str, Any], content: str) -> dict[str, Any]:
-        return self._sender.send(friend, content)
+    def parts(self, content: str) -> list[str]:
+        return self._sender.parts(content)
+
+    def admit(self, friend_id: str, count: int) -> None:
+        self._sender.admit(friend_id, count)
+
+    def claim(self, friend_id: str, count: int) -> None:
+        self._sender.claim(friend_id, count)
+
+    def give_back(self, friend_id: str) -> None:
+        self._sender.give_back(friend_id)
+
+    def send_part(self, friend_id: str, text: str, client_id: str) -> dict[str, Any]:
+        return self._sender.send_part(friend_id, text, client_id)
 
     def submit_verify_code(self, code: str) -> None:
         self._login.submit(code)
@@ -120,8 +138,14 @@ class Ilink(Driver):
         path = self._options.cookie_path
         if self._options.fresh and self._store.get("fresh") != self._started:
             session.set_aside(path)
-            self._store.set("fresh", self._started)
+            with self._store.transaction():
+                self._store.set("fresh", self._started)
+                self._store.set("owner", "")
         return session.load(path) if self._options.keep_cookie else None
+
+    def _owner(self, kept: Session | None) -> str:
+        """Return the hash of the WeChat user to whom this client belongs, known also when no session can be read."""
+        return kept.owner_hash if kept else self._store.get("owner")
 
     def _adopt(self, found: Session) -> None:
         if self._options.keep_cookie:
@@ -136,17 +160,36 @@ class Ilink(Driver):
             login_reason="",
             parked=False,
             last_error=None,
+            last_inbound_at=int(self._store.last_inbound(current.bot_id) or 0) or None,
         )
         self._events.event("login", int(scanned))
         self._insist("owner", lambda: self._meet_owner(current))
 
-    def _park(self) -> None:
-        """Show no more codes, since nobody is there to scan them; in an hour the old login is tried again."""
+    def _park(self, kept: Session | None) -> bool:
+        """Show no more codes, since nobody is there to scan them; tell whether the old login is alive again.
+
+        It is looked after now, in case it never was dead, and once an hour. Only relogin() leads to new codes.
+        """
         logger.warning("nobody scanned; parked", extra={"action": "login", "codes": self._options.qrcode_count_max})
         self._state.enter(Login.SCANING, parked=True)
-        self.pulse.within(PARKED)
-        self._stopped.wait(PARKED)
-        self.pulse.within(0)
+        while not self._halt:
+            if kept and self._is_alive(kept):
+                return True
+            self.pulse.within(PARKED)
+            self._halt.wait(PARKED)
+            self.pulse.within(PARKED_CALLS)
+        return False
+
+    def _is_alive(self, kept: Session) -> bool:
+        """Ask whether a token is good, without acknowledging anything."""
+        try:
+            self._wire.notify_start(kept.base_url, kept.token)
+            self._wire.get_updates(kept.base_url, kept.token, self._store.get(_cursor_key(kept)), 0.0)
+        except TransportTimeout:
+            return True  # the server holds the call, which it would not do for a dead one
+        except (TransportError, ApiError):
+            return False
+        return True
 
     def _tell_code(self, path: Path, picture: bytes) -> None:
         self._events.event("input_qrcode", str(path), base64.encodebytes(picture).decode())
@@ -159,9 +202,9 @@ class Ilink(Driver):
     # Receiving
 
     def _receive_until_lost(self, current: Session) -> TokenDead | None:
-        """Receive until stopped, or until the token stays dead after one attempt to revive it (6.1)."""
+        """Receive until halted, or until the token stays dead after one attempt to revive it (6.1)."""
         revived = -REVIVE_AGAIN
-        while not self._stopped.is_set():
+        while not self._halt:
             try:
                 self._start(current)
                 self._session = current
@@ -172,7 +215,10 @@ class Ilink(Driver):
                 if time.monotonic() - revived < REVIVE_AGAIN:
                     return ex
                 revived = time.monotonic()
-                self._stopped.wait(REVIVE_PAUSE)
+                self._halt.wait(REVIVE_PAUSE)
+        if not self._halt.stopped:
+            self._session = None
+            self._state.enter(Login.SCANING, login_reason="relogin")
         return None
 
     def _start(self, current: Session) -> None:
@@ -192,9 +238,9 @@ class Ilink(Driver):
 
     def _poll(self, current: Session) -> None:
         """Ask for messages for ever. To ask with a new cursor is to acknowledge, so commit before (5.3)."""
-        key = f"cursor:{current.bot_id}"
+        key = _cursor_key(current)
         cursor, hold, pause, errors = self._store.get(key), HOLD, 0.0, 0
-        while not self._stopped.is_set():
+        while not self._halt:
             asked = time.monotonic()
             self.pulse.within(hold)
             try:
@@ -204,14 +250,14 @@ class Ilink(Driver):
             except TokenDead:
                 raise
             except (TransportError, ApiError) as ex:
-                if self._stopped.is_set():
+                if self._halt:
                     return
                 errors += 1
                 pause = min(max(RETRY_FIRST, 2 * pause), RETRY_MOST)
                 logger.warning("poll failed", extra={"action": "poll", "reason": str(ex), "retry_in": pause})
                 self._state.note(poll_errors=errors, last_error={"errmsg": str(ex), "at": int(time.time())})
                 self.pulse.within(2 * pause)
-                self._stopped.wait(pause * random.uniform(0.8, 1.2))
+                self._halt.wait(pause * random.uniform(0.8, 1.2))
                 continue
             pause, hold = 0.0, _hold(reply, hold)
             self._state.note(last_poll_at=int(time.time()))
@@ -219,7 +265,7 @@ class Ilink(Driver):
             received = messages.objects(reply.get("msgs"))
             self._insist("messages", functools.partial(self._keep, current, key, cursor, received))
             if not received and time.monotonic() - asked < POLL_FLOOR:
-                self._stopped.wait(POLL_FLOOR)  # a server that does not hold its polls must not be flooded
+                self._halt.wait(POLL_FLOOR)  # a server that does not hold its polls must not be flooded
 
     def _keep(self, current: Session, key: str, cursor: str, received: list[dict[str, Any]]) -> None:
         """Commit what was received together with the cursor that will acknowledge it."""
@@ -230,26 +276,32 @@ class Ilink(Driver):
         if any(new):
             self._events.announce()
             self._state.note(last_inbound_at=int(time.time()))
+        for sender in dict.fromkeys(filter(None, new)):
+            self.heard(sender)
 
-    def _take_in(self, current: Session, message: dict[str, Any]) -> bool:
-        """Keep a message and its reports; tell whether it is a new one of a user."""
+    def _take_in(self, current: Session, message: dict[str, Any]) -> str:
+        """Keep a message and its reports; return who wrote it, "" if it is not a new one of a user."""
         sender = _text(message.get("from_user_id"))
         if not sender or message.get("message_type") == messages.FROM_BOT:
-            return False
+            return ""
         if not self._store.remember(current.bot_id, messages.key_of(message), message):
-            return False
+            return ""
+        if message.get("group_id"):  # not seen in practice (5.4): kept, and not taken for a friend's
+            return ""
         self._meet(current, sender, sender[:8])
         self._store.heard(current.bot_id, sender, _text(message.get("context_token")), time.time())
+        self._gate.open(sender)
         friend = self._store.friend(current.bot_id, sender)
         assert friend
         outlook = self._gate.outlook(friend)
         for body in messages.received(message, messages.friend_object(friend), self._user(current)):
-            self._events.message({**body, **outlook})
+            self._events.message({**body, **outlook}, sender)
         logger.info("message received", extra={"action": "receive", "sender": sender[:8]})
-        return True
+        return sender
 
     def _meet_owner(self, current: Session) -> None:
         with self._store.transaction():
+            self._store.set("owner", current.owner_hash)
             self._meet(current, current.user_id, OWNER_NAME)
         self._events.announce()
 
@@ -257,20 +309,29 @@ class Ilink(Driver):
         """Make somebody a friend, unless they are; inside a transaction."""
         friend = self._store.meet(current.bot_id, id_, name)
         if friend:
-            self._events.event("new_friend", messages.friend_object(friend))
+            self._events.event("new_friend", messages.friend_object(friend), conversation=id_)
 
     def _insist(self, what: str, act: Callable[[], None]) -> None:
         """Do what needs the disk, trying again until it is done or we are stopped; meanwhile nothing goes on."""
-        pause = RETRY_FIRST
-        while not self._stopped.is_set():
+        pause = 0.0
+        while not self._halt.stopped:
             try:
-                return act()
+                act()
             except (sqlite3.Error, OSError) as ex:
+                pause = min(max(RETRY_FIRST, 2 * pause), RETRY_MOST)
                 logger.error("cannot be kept", extra={"action": "keep", "what": what, "reason": str(ex)})
-                self._state.note(last_error={"errmsg": f"{what} cannot be kept: {ex}", "at": int(time.time())})
+                self._trouble(f"{what} cannot be kept: {ex}")
                 self.pulse.within(pause)
-                self._stopped.wait(pause)
-                pause = min(2 * pause, RETRY_MOST)
+                self._halt.pause(pause)  # also who wishes a new login waits: without a disk there is none
+            else:
+                if pause:
+                    self._trouble("")
+                return
+
+    def _trouble(self, text: str) -> None:
+        """Say in the state what keeps us from going on, "" for nothing; at once, and on whatever disk there is."""
+        error = {"last_error": {"errmsg": text, "at": int(time.time())}} if text else {}
+        self._state.enter(self._state.current, trouble=text, **error)
 
     def _user(self, current: Session) -> dict[str, Any]:
         return messages.user_object(current.bot_id, self._options.ilink_label or self._options.account)
@@ -286,6 +347,10 @@ def _hold(reply: dict[str, Any], before: float) -> float:
     if not isinstance(hint, int) or hint <= 0:
         return before
     return min(max(hint, HOLD_LEAST * 1000), HOLD_MOST * 1000) / 1000
+
+
+def _cursor_key(session: Session) -> str:
+    return f"cursor:{session.bot_id}"
 
 
 def _text(value: Any) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sqlite3
 import time
 from typing import Any
 
@@ -12,12 +10,11 @@ from wxsup.client.store import Friend, Store
 from wxsup.errors import CallFailed, NotLoggedIn, NotWrittenYet, QuotaUsed, RateLimited, RemoteRefusal, WindowClosed
 from wxsup.options import Options
 
-logger = logging.getLogger(__name__)
-
 WINDOW = 24 * 3600.0
 QUOTA = 10
 REFUSED = -2
-RETRY_AFTER = 10
+RETRY_AFTER = (10, 30, 90, 270, 600)
+SURE = 2  # refusals in a row that are no matter of seconds
 
 
 class Gate:
@@ -26,6 +23,7 @@ class Gate:
     def __init__(self, store: Store, options: Options) -> None:
         self._store = store
         self._strict = options.ilink_gate == "strict"
+        self._refusals: dict[str, int] = {}  # for each friend, in a row
 
     def outlook(self, friend: Friend) -> dict[str, Any]:
         """Return whether, how often and until when the friend can be written to."""
@@ -34,33 +32,42 @@ class Gate:
         can_send = sends_left > 0 and time.time() < window_ends
         return {"can_send": can_send, "sends_left": sends_left, "window_ends": window_ends}
 
-    def enter(self, bot: str, friend: Friend, count: int) -> None:
-        """Claim `count` sends, all or none; raise what forbids them."""
+    def admit(self, friend: Friend, count: int) -> None:
+        """Raise what forbids so many sends now."""
         if self._strict:
             forbidden = self._forbidden(friend, count)
             if forbidden:
                 raise forbidden
-        self._store.claim(bot, friend.id, count)
 
-    def give_back(self, bot: str, friend: Friend, count: int) -> None:
-        """Return claims that were not used; what became of the send is told also when the store is not."""
-        try:
-            self._store.claim(bot, friend.id, -count)
-        except sqlite3.Error as ex:
-            logger.error("claim not given back", extra={"action": "send", "reason": str(ex)})
+    def claim(self, bot: str, friend_id: str) -> None:
+        """Count a send."""
+        self._store.claim(bot, friend_id, 1)
+
+    def give_back(self, bot: str, friend_id: str) -> None:
+        """Take back a claim of which nothing came."""
+        self._store.claim(bot, friend_id, -1)
+
+    def open(self, friend_id: str) -> None:
+        """Note that the server does not limit us now: it took a message, or the friend has written."""
+        self._refusals.pop(friend_id, None)
 
     def refusal(self, bot: str, friend: Friend, ex: ApiError, client_id: str) -> CallFailed:
-        """Return what a refusal by the server most likely means."""
+        """Return what a refusal by the server most likely means; `friend` is as before the claim."""
         said: dict[str, Any] = {"ret": ex.ret, "errmsg": ex.errmsg, "client_id": client_id}
         if isinstance(ex, TokenDead):
             return NotLoggedIn("the login is lost", retryable=False, **said)
         if ex.ret != REFUSED:
             return RemoteRefusal(retryable=False, **said)
-        forbidden = self._forbidden(self._store.friend(bot, friend.id) or friend, 1)
+        forbidden = self._forbidden(friend, 1)
         if forbidden:
             forbidden.fields.update(said)
             return forbidden
-        return RateLimited(retryable=True, retry_after=RETRY_AFTER, **said)
+        refusals = self._refusals[friend.id] = self._refusals.get(friend.id, 0) + 1
+        if refusals >= SURE:
+            # It counts otherwise than we do: a send that crossed the friend's message, say. Its count is what matters.
+            self._store.exhaust(bot, friend.id, QUOTA + 1)  # of which the present claim is given back
+        pause = RETRY_AFTER[min(refusals, len(RETRY_AFTER)) - 1]
+        return RateLimited(retryable=True, retry_after=pause, **said)
 
     def _forbidden(self, friend: Friend, count: int) -> CallFailed | None:
         outlook = self.outlook(friend)

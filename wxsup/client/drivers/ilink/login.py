@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wxsup import files
+from wxsup.client.drivers.ilink.halt import Halt
 from wxsup.client.drivers.ilink.session import Session
 from wxsup.client.drivers.ilink.wire import ApiError, Wire
 from wxsup.client.http import TransportError
@@ -45,31 +46,34 @@ class _Code:
 class QrLogin:
     """Shows codes until one is confirmed; `shown(path, picture)` and `digits_wanted()` are told to the world.
 
-    `stopped` ends it, `pulse` is told of its steps. Nothing of the code but its picture leaves this object.
+    `halt` ends it and its waits, `pulse` is told of its steps. Nothing of the code but its picture leaves this object.
     """
 
-    def __init__(self, wire: Wire, state: LoginState, options: Options, stopped: threading.Event, pulse: Pulse) -> None:
+    def __init__(self, wire: Wire, state: LoginState, options: Options, halt: Halt, pulse: Pulse) -> None:
         self._pulse = pulse
         self._wire = wire
         self._state = state
         self._options = options
-        self._stopped = stopped
+        self._halt = halt
         self._digits = ""
         self._digits_given = threading.Condition()
         self.shown: Callable[[Path, bytes], None] = lambda path, picture: None
         self.digits_wanted: Callable[[], None] = lambda: None
         self.refused: Callable[[str], None] = lambda reason: None
 
-    def run(self, old: Session | None) -> Session | None:
-        """Return the session that a scan led to, None when stopped or when nobody scanned qrcode_count_max codes."""
+    def run(self, old: Session | None, owner: str) -> Session | None:
+        """Return the session that a scan led to, None when halted or when nobody scanned qrcode_count_max codes.
+
+        Where only the same WeChat user may scan, that is the one with the hash `owner`; "" is nobody yet.
+        """
         try:
             for count in range(1, self._options.qrcode_count_max + 1):
                 code = self._show(old, count)
-                while code and not code.finished and not self._stopped.is_set():
-                    session = self._step(code, old)
+                while code and not code.finished and not self._halt:
+                    session = self._step(code, old, owner)
                     if session:
                         return session
-                if self._stopped.is_set():
+                if self._halt:
                     return None
             return None
         finally:
@@ -93,7 +97,7 @@ class QrLogin:
         """Fetch a code and draw it, trying again while the network or the disk fails us; the one before it is dead."""
         self._state.note(qrcode_expires_at=None)
         pause = RETRY_FIRST
-        while not self._stopped.is_set():
+        while not self._halt:
             try:
                 self._options.qrcode_path.unlink(missing_ok=True)
                 key, picture = self._fetch(old)
@@ -102,7 +106,7 @@ class QrLogin:
                 logger.warning("no login code", extra={"action": "login", "reason": str(ex), "retry_in": pause})
                 self._state.enter(Login.SCANING, last_error={"errmsg": str(ex), "at": int(time.time())})
                 self._pulse.within(pause)
-                self._stopped.wait(pause)
+                self._halt.wait(pause)
                 pause = min(2 * pause, RETRY_MOST)
                 continue
             with self._digits_given:
@@ -124,7 +128,7 @@ class QrLogin:
         except ValueError as ex:
             raise TransportError("the code cannot be drawn") from ex
 
-    def _step(self, code: _Code, old: Session | None) -> Session | None:
+    def _step(self, code: _Code, old: Session | None, owner: str) -> Session | None:
         """Ask once how the code stands, and do what the answer calls for (3.2)."""
         wanted = bool(self._state.detail("verify_code_needed"))
         if wanted:
@@ -140,7 +144,7 @@ class QrLogin:
         status = reply.get("status") or "unchanged"
         if status == "confirmed":
             code.finished = True
-            return self._confirmed(reply, old)
+            return self._confirmed(reply, owner)
         if status == "binded_redirect":
             code.finished = True
             if old:
@@ -150,7 +154,7 @@ class QrLogin:
         if began - code.shown > CODE_LIFE_MOST:
             code.finished = True
         elif not code.finished and status != "need_verifycode":
-            self._stopped.wait(max(0.0, POLL_PAUSE - (time.monotonic() - began)))
+            self._halt.wait(max(0.0, POLL_PAUSE - (time.monotonic() - began)))
         return None
 
     def _walk(self, code: _Code, status: str, reply: dict[str, Any]) -> None:
@@ -183,12 +187,12 @@ class QrLogin:
     def _await_digits(self, code: _Code) -> None:
         """Wait for digits, but not for long: the code may expire meanwhile."""
         with self._digits_given:
-            self._digits_given.wait_for(lambda: self._digits or self._stopped.is_set(), DIGITS_PAUSE)
+            self._digits_given.wait_for(lambda: self._digits or self._halt, DIGITS_PAUSE)
             code.digits, self._digits = self._digits, ""
         if code.digits:
             self._state.enter(Login.CONFIRMING, verify_code_needed=False)
 
-    def _confirmed(self, reply: dict[str, Any], old: Session | None) -> Session | None:
+    def _confirmed(self, reply: dict[str, Any], owner: str) -> Session | None:
         fields = {
             name: str(reply.get(name) or "") for name in ("bot_token", "ilink_bot_id", "ilink_user_id", "baseurl")
         }
@@ -197,10 +201,11 @@ class QrLogin:
             self.refused("the confirmation is incomplete")
         elif not self._wire.allows(base):
             self.refused("the confirmation names a server that ilink_allow_hosts does not allow")
-        elif old and old.user_id != fields["ilink_user_id"] and self._options.ilink_owner == "same":
-            self.refused("other user")
         else:
-            return Session(fields["bot_token"].strip(), base, fields["ilink_bot_id"], fields["ilink_user_id"])
+            found = Session(fields["bot_token"].strip(), base, fields["ilink_bot_id"], fields["ilink_user_id"])
+            if owner in ("", found.owner_hash) or self._options.ilink_owner == "any":
+                return found
+            self.refused("other user")
         return None
 
 

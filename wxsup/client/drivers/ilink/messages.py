@@ -8,6 +8,7 @@ import time
 import unicodedata
 from typing import Any
 
+from wxsup.client import reports
 from wxsup.client.store import Friend
 
 FROM_USER, FROM_BOT = 1, 2
@@ -82,34 +83,12 @@ def received(message: dict[str, Any], sender: dict[str, Any], receiver: dict[str
             "content": _content(item),
             "source": "outer",
             "from": "none",
-            **_person("sender", sender),
+            **reports.person("sender", sender),
             "sender_category": sender["category"],
-            **_person("receiver", receiver),
+            **reports.person("receiver", receiver),
         }
         for number, item in enumerate(items, 1)
     ]
-
-
-def sent(id_: str, client_id: str, content: str, sender: dict[str, Any], receiver: dict[str, Any]) -> dict[str, Any]:
-    """Return the report of a text that was sent through the API."""
-    return {
-        "post_type": "send_message",
-        "class": "send",
-        "type": "friend_message",
-        "format": "text",
-        "id": id_,
-        "uid": client_id,
-        "time": int(time.time()),
-        "content": content,
-        "source": "local",
-        "from": "api",
-        "code": "",
-        "msg": "发送成功",
-        "info": "success",
-        **_person("sender", sender),
-        **_person("receiver", receiver),
-        "receiver_category": receiver["category"],
-    }
 
 
 def split(text: str, limit: int) -> list[str]:
@@ -145,10 +124,3 @@ def _content(item: dict[str, Any]) -> str:
 def _label(item: dict[str, Any]) -> str:
     kind = item.get("type")
     return LABELS.get(kind, "") if isinstance(kind, int) else ""
-
-
-def _person(role: str, person: dict[str, Any]) -> dict[str, Any]:
-    return {
-        role: person["displayname"],
-        **{f"{role}_{name}": person[name] for name in ("id", "uid", "account", "name", "markname")},
-    }

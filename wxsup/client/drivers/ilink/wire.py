@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -36,20 +37,27 @@ class Wire:
     """The calls; login calls go to `base`, the others to where the login said.
 
     Two callers, each for one thread at a time: one keeps its connection and may repeat its calls, the other sends
-    messages, which must not arrive twice.
+    messages, which must not arrive twice. While the first is `unwanted()` its calls fail at once.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, unwanted: Callable[[], bool] = lambda: False) -> None:
         self._base = options.ilink_base.rstrip("/")
         self._allowed = options.ilink_allow_hosts
         self._version = options.ilink_client_version
-        self._poller = Http(keep=True)
+        self._poller = Http(keep=True, unwanted=unwanted)
         self._sender = Http()
 
     def close(self) -> None:
-        """Break off every call in progress."""
+        """End for good, but for sends; a call in progress fails at once."""
         self._poller.close()
+
+    def close_sends(self) -> None:
+        """End sends for good; one in progress fails at once."""
         self._sender.close()
+
+    def break_off(self) -> None:
+        """Let a call in progress, but for a send, fail at once when it has become unwanted."""
+        self._poller.break_off()
 
     def allows(self, url: str) -> bool:
         """Tell whether a reply may send us to `url`: a known host, by https, or by http where our own base is http."""

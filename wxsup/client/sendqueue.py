@@ -1,0 +1,365 @@
+"""What goes out: one message at a time, spaced out, in order per receiver (openwx-api.md 4, ilink-protocol.md 8).
+
+A letter whose caller waits lives in memory, and is never sent once its caller has given up. One that was only promised
+lies in the store until its fate is known, and is tried again where it is certain that it did not go out.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTime
+from dataclasses import dataclass, field
+from typing import Any
+
+from wxsup.client import reports
+from wxsup.client.drivers import Driver
+from wxsup.client.events import Events
+from wxsup.client.pulse import Pulse
+from wxsup.client.state import Login, LoginState
+from wxsup.client.store import Store
+from wxsup.errors import CallFailed, DeliveryUnknown, Expired, NotLoggedIn, RateLimited, Unsupported
+from wxsup.options import Options
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 100.0  # of a caller who waits; the controller gives up after 150 s
+MOST_LETTERS = 1000
+SEND_TIMEOUT = 30.0
+FOREVER = math.inf
+RETRY_FIRST, RETRY_MOST = 2.0, 30.0
+MOST_REFUSALS = 1  # by WeChat's rate limit, before it is told to the user (ilink-protocol.md 8.4)
+
+
+@dataclass(eq=False)
+class Letter:
+    """A text to one friend, in `parts`; `number` is its place in the store, 0 when it is not kept there."""
+
+    id: str
+    sender: dict[str, Any]
+    receiver: dict[str, Any]
+    parts: list[str]
+    created: float
+    number: int = 0
+    sent: int = 0
+    refused: int = 0
+    deadline: float = 0.0  # of the caller who waits for `answer` (time.monotonic)
+    due: float = 0.0
+    pause: float = 0.0
+    answer: Future[dict[str, Any]] = field(default_factory=Future)
+
+    @property
+    def to(self) -> str:
+        """The id of the receiver."""
+        return str(self.receiver["id"])
+
+    @property
+    def client_id(self) -> str:
+        """What tells the next part from all others; the same at every attempt (ilink-protocol.md 8.1)."""
+        return self.id if len(self.parts) == 1 else f"{self.id}-{self.sent + 1}"
+
+    @property
+    def unsent(self) -> str:
+        """The rest of the text."""
+        return "".join(self.parts[self.sent :])
+
+
+class SendQueue:
+    """The send queue of one account; any thread may put something in, one takes it out."""
+
+    def __init__(self, store: Store, events: Events, driver: Driver, state: LoginState, options: Options) -> None:
+        self._store = store
+        self._events = events
+        self._driver = driver
+        self._state = state
+        self._options = options
+        self._letters: list[Letter] = []
+        self._broken_off: list[Letter] = []  # by the death of an earlier process
+        self._held: dict[str, float] = {}  # friends whose first letter waits to be tried again, and until when
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._sent_at = -options.send_interval
+        self._thread = threading.Thread(target=self._run, name="send", daemon=True)
+        self.pulse = Pulse()
+        self._take_over()  # before anything new can be among them
+
+    def start(self) -> None:
+        """Begin to send, with what an earlier process left."""
+        self._thread.start()
+
+    def stop(self, *, grace: float) -> None:
+        """Begin nothing more, and give what is being sent at most `grace` seconds; what was promised stays."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(grace)
+
+    def send(self, receiver: dict[str, Any], content: str) -> dict[str, Any]:
+        """Send a text and return the fields of the reply; raise CallFailed unless all of it was sent."""
+        letter = self._letter(self._driver.user(), receiver, content)
+        letter.deadline = time.monotonic() + PATIENCE
+        self._check_way(letter)
+        self._put(letter)
+        try:
+            return letter.answer.result(PATIENCE)
+        except NotInTime:
+            if letter.answer.cancel():
+                raise _too_slow(PATIENCE) from None
+            return letter.answer.result()  # its turn has come just now
+
+    def promise(self, receiver: dict[str, Any], content: str) -> str:
+        """Keep a text that is to be sent and return its client_id.
+
+        Raises CallFailed when it could not be sent as things are, or cannot be kept.
+        """
+        letter = self._letter(self._driver.user(), receiver, content)
+        self._driver.admit(letter.to, len(letter.parts))
+        try:
+            self._keep(letter)
+        except sqlite3.Error as ex:
+            raise CallFailed(f"it cannot be kept: {ex}", retryable=True) from ex
+        self._put(letter)
+        return letter.client_id
+
+    def reply(self, report: dict[str, Any], text: str, media: str) -> Callable[[], None]:
+        """Promise what answers a received message; return what to call once the transaction is committed.
+
+        What cannot be sent is reported as such.
+        """
+        us, friend = reports.party(report, "receiver"), reports.party(report, "sender")
+        if media:
+            self._tell(us, friend, media, Unsupported("not implemented yet: media"))
+        letter: Letter | None = None
+        try:
+            letter = self._letter(us, friend, text) if text else None
+        except CallFailed as ex:
+            self._tell(us, friend, text, ex)
+        if letter:
+            self._keep(letter)
+
+        def committed() -> None:
+            if letter:
+                self._put(letter)
+            self._events.announce()
+
+        return committed
+
+    def wake(self, friend_id: str = "") -> None:
+        """Try at once what waits to be tried again; what WeChat limits, only to `friend_id`, who has just written."""
+        with self._changed:
+            for letter in self._letters:
+                if not letter.refused or letter.to == friend_id:
+                    letter.due = 0.0
+            self._changed.notify_all()
+
+    def _letter(self, sender: dict[str, Any], receiver: dict[str, Any], content: str) -> Letter:
+        if len(self._letters) >= MOST_LETTERS:
+            raise RateLimited(f"{MOST_LETTERS} messages wait already", retryable=True, retry_after=60)
+        id_ = f"wx-{int(time.time() * 1000)}-{os.urandom(4).hex()}"
+        return Letter(id_, sender, receiver, self._driver.parts(content), time.time())
+
+    def _keep(self, letter: Letter) -> None:
+        body = {name: getattr(letter, name) for name in ("id", "sender", "receiver", "parts")}
+        letter.number = self._store.add_letter(body, letter.created)
+
+    def _put(self, letter: Letter) -> None:
+        with self._changed:
+            if self._stopping and not letter.number:
+                raise _stopped()
+            self._letters.append(letter)
+            self._changed.notify_all()
+
+    def _take_over(self) -> None:
+        """Take up what an earlier process promised; what it was sending when it died is not sent twice."""
+        try:
+            kept = self._store.letters()
+        except sqlite3.Error as ex:
+            logger.error("letters not read", extra={"action": "send", "reason": str(ex)})
+            return
+        for number, body, created, sent, under_way, refused in kept:
+            letter = Letter(**body, created=created, number=number, sent=sent, refused=refused)
+            (self._broken_off if under_way else self._letters).append(letter)
+
+    def _run(self) -> None:
+        for broken_off in self._broken_off:
+            self._end(broken_off, DeliveryUnknown("the client died while sending", retryable=False))
+        while (letter := self._next()) is not None:
+            try:
+                self._attempt(letter)
+            except CallFailed as ex:
+                self._failed(letter, ex)
+            except sqlite3.Error as ex:
+                self._failed(letter, CallFailed(f"the store: {ex}", retryable=True))
+            except Exception:  # a defect must not stop all other letters
+                logger.exception("send failed", extra={"action": "send"})
+                self._end(letter, CallFailed("internal error", retryable=False))
+
+    def _next(self) -> Letter | None:
+        """Wait for a letter whose turn it is, and for the interval after the one before; None when we stop."""
+        self.pulse.rest()
+        with self._changed:
+            while not self._stopping:
+                now = time.monotonic()
+                letter, later = self._first(now)
+                begin = self._sent_at + self._options.send_interval
+                if letter and now >= begin:
+                    return letter
+                until = begin if letter else later
+                self._changed.wait(None if until == FOREVER else until - now)
+            for letter in self._letters:
+                if letter.number or letter.answer.cancelled():
+                    continue
+                if letter.answer.running() or letter.answer.set_running_or_notify_cancel():
+                    letter.answer.set_exception(_stopped())
+            return None
+
+    def _first(self, now: float) -> tuple[Letter | None, float]:
+        """Return the first letter whose turn it is, or when the next one's may be.
+
+        Letters to one friend never overtake one another, so that one which waits to be tried again holds back others.
+        """
+        self._letters = [letter for letter in self._letters if not letter.answer.cancelled()]
+        self._held = {}
+        for letter in self._letters:
+            if letter.to in self._held:
+                continue
+            if letter.due <= now:
+                return letter, now
+            self._held[letter.to] = letter.due
+        return None, min(self._held.values(), default=FOREVER)
+
+    def _attempt(self, letter: Letter) -> None:
+        """Send the next part of a letter; raise what prevents it, with the claim given back if it did not go out."""
+        if not letter.number and not letter.answer.running() and not letter.answer.set_running_or_notify_cancel():
+            return
+        left = len(letter.parts) - letter.sent
+        self._check_time(letter, left)
+        with self._store.transaction():
+            self._driver.claim(letter.to, left)
+            self._mark(letter, under_way=True)
+        self.pulse.within(SEND_TIMEOUT)
+        self._sent_at = time.monotonic()
+        try:
+            reply = self._driver.send_part(letter.to, letter.parts[letter.sent], letter.client_id)
+        except CallFailed as ex:
+            if not _may_have_arrived(ex):
+                self._take_back(letter)
+            raise
+        self._arrived(letter, reply)
+
+    def _check_time(self, letter: Letter, left: int) -> None:
+        """Refuse what would still be sent when its caller has given up, and perhaps has sent it again."""
+        needed = (left - 1) * self._options.send_interval
+        if letter.number and time.time() - letter.created > self._options.send_max_age:
+            raise Expired
+        if not letter.number and letter.sent == 0 and time.monotonic() + needed > letter.deadline:
+            raise _too_slow(needed)
+
+    def _check_way(self, letter: Letter) -> None:
+        """Refuse at once what would wait for an earlier letter for longer than its caller does."""
+        wait = self._held.get(letter.to, 0.0) - time.monotonic()
+        if wait > PATIENCE:
+            raise _too_slow(wait)
+
+    def _mark(self, letter: Letter, *, under_way: bool) -> None:
+        if letter.number:
+            self._store.mark_letter(letter.number, sent=letter.sent, under_way=under_way, refused=letter.refused)
+
+    def _take_back(self, letter: Letter) -> None:
+        """Note that a part did not go out; what became of it is told also when the store is not."""
+        try:
+            with self._store.transaction():
+                self._driver.give_back(letter.to)
+                self._mark(letter, under_way=False)
+        except sqlite3.Error as ex:
+            logger.error("claim not given back", extra={"action": "send", "reason": str(ex)})
+
+    def _arrived(self, letter: Letter, reply: dict[str, Any]) -> None:
+        text, client_id = letter.parts[letter.sent], letter.client_id
+        letter.sent += 1
+        letter.pause, letter.refused = 0.0, 0
+        self._state.note(last_outbound_at=int(time.time()))
+        logger.info("message sent", extra={"action": "send", "receiver": letter.to[:8]})
+        last = letter.sent == len(letter.parts)
+        report = reports.sent(reply["id"], client_id, text, letter.sender, letter.receiver, None)
+        self._note(letter, report, ended=last)
+        if last:
+            self._drop(letter)
+            if not letter.number:
+                letter.answer.set_result({**reply, "parts": len(letter.parts)})
+
+    def _failed(self, letter: Letter, ex: CallFailed) -> None:
+        """Try a kept letter again where it is certain that it did not go out; tell of all others."""
+        if not letter.number or not self._worth_another_try(letter, ex):
+            self._end(letter, ex)
+            return
+        letter.pause = min(max(RETRY_FIRST, 2 * letter.pause), RETRY_MOST)
+        pause = max(letter.pause * random.uniform(0.8, 1.2), float(str(ex.fields.get("retry_after") or 0)))
+        letter.due = time.monotonic() + pause
+        logger.warning("not sent yet", extra={"action": "send", "reason": str(ex), "retry_in": pause})
+
+    def _worth_another_try(self, letter: Letter, ex: CallFailed) -> bool:
+        if isinstance(ex, RateLimited):
+            letter.refused += 1
+            return letter.refused <= MOST_REFUSALS
+        return isinstance(ex, NotLoggedIn) or ex.fields.get("retryable") is True
+
+    def _end(self, letter: Letter, ex: CallFailed) -> None:
+        """Give up a letter."""
+        logger.warning("not sent", extra={"action": "send", "receiver": letter.to[:8], "reason": str(ex)})
+        ex.fields.setdefault("client_id", letter.client_id)
+        report = reports.sent(letter.client_id, letter.client_id, letter.unsent, letter.sender, letter.receiver, ex)
+        self._note(letter, report, ended=True)
+        self._drop(letter)
+        if not letter.number and not letter.answer.done():
+            letter.answer.set_exception(ex)
+
+    def _note(self, letter: Letter, report: dict[str, Any], *, ended: bool) -> None:
+        """Report what became of a letter or a part of it, and forget a kept one; wait for a full disk with that."""
+        if not letter.number:
+            self._events.message(report, letter.to)
+            return
+        while True:
+            try:
+                with self._store.transaction():
+                    if ended:
+                        self._store.remove_letter(letter.number)
+                    else:
+                        self._mark(letter, under_way=False)
+                    self._events.message(report, letter.to)
+                self._events.announce()
+                return
+            except sqlite3.Error as ex:
+                logger.error("cannot be kept", extra={"action": "send", "what": "letter", "reason": str(ex)})
+            self.pulse.within(RETRY_FIRST)
+            with self._changed:
+                if self._changed.wait_for(lambda: self._stopping, RETRY_FIRST):
+                    return  # it is still under way for the next process, which says that its fate is not known
+
+    def _drop(self, letter: Letter) -> None:
+        with self._changed:
+            self._letters = [other for other in self._letters if other is not letter]
+
+    def _tell(self, sender: dict[str, Any], receiver: dict[str, Any], content: str, ex: CallFailed) -> None:
+        id_ = f"wx-{int(time.time() * 1000)}-{os.urandom(4).hex()}"
+        self._events.message(reports.sent(id_, id_, content, sender, receiver, ex), str(receiver["id"]))
+
+
+def _may_have_arrived(ex: CallFailed) -> bool:
+    return isinstance(ex, DeliveryUnknown) and not ex.fields.get("retryable")
+
+
+def _stopped() -> CallFailed:
+    return NotLoggedIn("the client is stopping", state=Login.STOP.value)
+
+
+def _too_slow(wait: float) -> CallFailed:
+    return RateLimited("its turn would come too late", retryable=True, retry_after=int(wait) + 1)
