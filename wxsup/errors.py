@@ -32,6 +32,7 @@
     |   |-- NotLoggedIn              -25
     |   |-- RateLimited              -26
     |   |-- RemoteRefusal             -1
+    |   |-- NotSent                   -1
     |   `-- DeliveryUnknown          -28
     |-- SettingInvalid                 -     -
     `-- Refusal                        -     -
@@ -251,6 +252,12 @@ class RemoteRefusal(CallFailed):
     """WeChat refused for a reason of its own; `ret` and `errmsg` say which."""
 
     code, status = -1, "unknown error"
+
+
+class NotSent(CallFailed):
+    """No connection came about, so that nothing was sent."""
+
+    code, status = -1, "transport error, nothing sent"
 
 
 class DeliveryUnknown(CallFailed):

@@ -22,12 +22,12 @@ from tests.deadline import eventually
 from tests.unit.upstream import Request, reply
 from wxsup.client import sendqueue
 from wxsup.client.drivers import Driver, ilink
-from wxsup.client.drivers.ilink import gate, login
+from wxsup.client.drivers.ilink import gate, login, wire
 from wxsup.client.events import Events
 from wxsup.client.sendqueue import SendQueue
 from wxsup.client.state import Login, LoginState
 from wxsup.client.store import Store
-from wxsup.errors import CallFailed, ContentRejected, DeliveryUnknown, NotLoggedIn, ObjectNotFound
+from wxsup.errors import CallFailed, ContentRejected, DeliveryUnknown, NotLoggedIn, NotSent, ObjectNotFound
 from wxsup.model import Exit
 from wxsup.options import Options
 from wxsup.sandbox.app import Sandbox
@@ -82,6 +82,13 @@ class Client:
         """Return the only friend."""
         (friend,) = self.driver.friends()
         return friend
+
+    def code_shown(self) -> str:
+        """Return what the picture of the code says, "" while there is none."""
+        try:
+            return qr_text(self.options.qrcode_path.read_bytes())
+        except FileNotFoundError:
+            return ""
 
     def send(self, content: str) -> dict[str, Any]:
         return self.queue.send(self.friend(), content)
@@ -583,7 +590,7 @@ def test_an_expired_code_is_replaced_by_a_new_one(ilink_bench: Bench) -> None:
     key = people.next_code()
     people.sandbox.world.codes.end(key, "expired")
     second = people.next_code(1)
-    eventually(lambda: second in qr_text(client.options.qrcode_path.read_bytes()))
+    eventually(lambda: second in client.code_shown())
     people.login("alice")
     client.until(Login.RUNNING)
     assert client.state.detail("qrcode_count") == 2
@@ -733,6 +740,70 @@ def test_a_parked_client_asks_for_no_codes_until_a_new_login_is_asked_for(
     people.login("alice", 2)
     client.until(Login.RUNNING)
     assert client.kept_state()["parked"] is False
+
+
+def test_a_client_is_not_parked_any_more_as_soon_as_a_code_is_shown(
+    ilink_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people, client = ilink_bench.people, ilink_bench.start(qrcode_count_max=1)
+    people.sandbox.world.codes.end(people.next_code(), "expired")
+    eventually(lambda: client.kept_state().get("parked"))
+    client.driver.relogin()
+    second = people.next_code(1)
+    eventually(lambda: second in client.code_shown())
+    eventually(lambda: client.kept_state()["parked"] is False)
+
+
+def test_a_server_that_hangs_does_not_bring_back_a_parked_client(
+    ilink_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ilink, "PARKED", 0.05)
+    monkeypatch.setattr(wire, "CALL_TIMEOUT", 0.1)
+    monkeypatch.setattr(wire, "READ_SLACK", 0.1)
+    people, client = ilink_bench.people, ilink_bench.talking(over_line=True, qrcode_count_max=1)
+    ilink_bench.sandbox.world.drop("alice")
+    people.sandbox.world.codes.end(people.next_code(1), "expired")
+    eventually(lambda: client.state.detail("parked"))
+    free = threading.Event()
+    ilink_bench.line.instead["notifystart"] = lambda request: b"" if free.wait(20) else b""
+    looks = len(ilink_bench.line.calls("notifystart"))
+    try:
+        eventually(lambda: len(ilink_bench.line.calls("notifystart")) >= looks + 3)
+    finally:
+        free.set()
+    assert (client.state.current, len(people.codes())) == (Login.SCANING, 2)
+    assert client.state.detail("parked")
+
+
+def test_a_stop_just_after_the_scan_keeps_the_login(ilink_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = ilink_bench.start()
+    confirmed = client.driver._login._confirmed  # type: ignore[attr-defined]
+
+    def stop(*arguments: Any) -> Any:
+        found = confirmed(*arguments)
+        client.driver.stop()
+        return found
+
+    monkeypatch.setattr(client.driver._login, "_confirmed", stop)  # type: ignore[attr-defined]
+    ilink_bench.people.login("alice")
+    client.exit.result(20)
+    client.close()
+    ilink_bench.start().until(Login.RUNNING)
+    assert len(ilink_bench.people.codes()) == 1
+
+
+def test_a_session_that_somebody_put_in_place_of_a_dead_one_is_used(
+    ilink_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ilink, "REVIVE_PAUSE", 2.0)  # in which the file is written
+    world, client = ilink_bench.sandbox.world, ilink_bench.talking()
+    kept = json.loads(client.options.cookie_path.read_text())
+    bot = world.rebind("alice")
+    client.options.cookie_path.write_text(json.dumps({**kept, "token": bot.token, "bot_id": bot.bot_id}))
+    eventually(lambda: client.told()[-1] == ("state_change", "updating", "running"))
+    ilink_bench.people.say("alice", "here again")
+    eventually(lambda: client.heard() == ["hello", "here again"])
+    assert len(ilink_bench.people.codes()) == 1
 
 
 def test_a_parked_client_goes_on_when_its_login_is_alive_again_and_has_lost_nothing(
@@ -977,7 +1048,7 @@ def test_a_send_without_a_connection_costs_nothing(ilink_bench: Bench) -> None:
     client = ilink_bench.talking(over_line=True)
     ilink_bench.line.hang_up()
     refusal = client.refused("hello")
-    assert (refusal.code, refusal.fields["retryable"]) == (-28, True)
+    assert (type(refusal), refusal.fields["retryable"]) == (NotSent, True)
     assert client.friend()["sends_left"] == 10
     assert client.state.current is Login.RUNNING
 
@@ -1073,15 +1144,26 @@ def test_a_stop_ends_the_wait_of_a_send_which_costs_nothing(ilink_bench: Bench) 
     assert client.store.friends(bot)[0].sent_since == 1
 
 
-def test_a_send_that_the_server_took_is_no_failure_though_the_disk_is_full(ilink_bench: Bench) -> None:
+def test_a_send_that_the_server_took_is_no_failure_though_the_disk_is_full(
+    ilink_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = ilink_bench.talking()
     eventually(lambda: client.store.next_to_post() is None)
-    client.store.fill()
+    send_part = client.driver.send_part
+
+    def fill(*arguments: Any) -> dict[str, Any]:
+        try:
+            return send_part(*arguments)
+        finally:
+            client.store.fill()
+
+    monkeypatch.setattr(client.driver, "send_part", fill)
     text = "x" * 1900
-    answers = [client.send(text) for _ in range(10)]
-    assert {answer["delivery"] for answer in answers} == {"accepted"}
-    assert ilink_bench.people.read("alice") == [text] * 10
+    assert client.send(text)["delivery"] == "accepted"
+    assert client.outgoing() == []
     client.store.make_room()
+    eventually(lambda: client.outgoing()[:1] == [(text, "")])
+    assert ilink_bench.people.read("alice") == [text]
 
 
 def test_no_state_file_tells_a_secret(ilink_bench: Bench) -> None:

@@ -35,7 +35,7 @@ from wxsup.settings import Settings
 WXCLIENT = Path(sysconfig.get_path("scripts")) / "wxclient"
 HOLD = 2.0
 STOP_LIMIT = 3.0
-IDLE_THREADS = 3  # main, serve and drive, without a post_api
+IDLE_THREADS = 4  # main, serve, send and drive, without a post_api
 
 
 class Account:
@@ -471,7 +471,8 @@ def test_a_full_disk_loses_no_message_and_stops_nobody(bench: Bench, receiver: R
     resource.prlimit(account.pid, resource.RLIMIT_FSIZE, (0, most))
     bench.people.say("alice", "meanwhile")
     eventually(lambda: bench.people.pollers("alice")[0] == 0, what="the end of polling")
-    assert account.answered("GET", "send_friend_message", id=bench.people.id_of("alice"), content="x")[0] == 500
+    refusal = account.ask("send_friend_message", id=bench.people.id_of("alice"), content="x")
+    assert (refusal["code"], refusal["retryable"]) == (-1, True), "its fate could not be kept"
     assert bench.people.read("alice") == []
     assert said(receiver) == ["before"]
     assert account.ask("get_client_info")["state"] == "running"
@@ -483,6 +484,31 @@ def test_a_full_disk_loses_no_message_and_stops_nobody(bench: Bench, receiver: R
 
 
 # Secrets
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_client_that_starts_on_a_full_disk_waits_for_room(bench: Bench) -> None:
+    account = bench.account()
+    folder, filler = account.cookie_path.parent, account.cookie_path.parent / "filler"
+    folder.mkdir(parents=True, mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", folder], check=True)
+    try:
+        account.start()
+        bench.login(account)
+        account.signal(signal.SIGTERM)  # a clean end leaves no -shm file, which SQLite must make anew
+        with open(filler, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            while True:
+                file.write(b"x" * 4096)
+        account.start()
+        eventually(lambda: account.state().get("trouble"), what="a word of the trouble")
+        assert account.state()["state"] == "loading"
+        filler.unlink()
+        account.until("running")
+        assert account.state()["trouble"] == ""
+        assert len(bench.people.codes()) == 1
+    finally:
+        account.end()
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_neither_log_nor_state_file_tells_a_secret(bench: Bench, receiver: Receiver) -> None:

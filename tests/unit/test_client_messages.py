@@ -90,6 +90,12 @@ def test_every_item_becomes_a_message_with_an_id_of_its_own() -> None:
     assert [(message["id"], message["content"]) for message in found] == [("9", "0"), ("9-2", "1"), ("9-3", "2")]
 
 
+@pytest.mark.parametrize("items", [None, [], "none", [5]])
+def test_a_message_without_items_is_reported_all_the_same(items: Any) -> None:
+    (found,) = messages.received({"message_id": 1, "item_list": items}, SENDER, USER)
+    assert (found["content"], found["format"]) == ("", "text")
+
+
 @pytest.mark.parametrize("created", [None, 0, -5, "1789012345678", 1.5])
 def test_without_a_usable_time_it_is_the_time_of_receipt(created: Any) -> None:
     assert abs(one({"type": 1}, create_time_ms=created)["time"] - time.time()) < 60

@@ -22,6 +22,7 @@ from tests.unit.upstream import Connection, Upstream, reply, replying
 from wxsup.client import posting as module
 from wxsup.client.events import Events
 from wxsup.client.store import Store
+from wxsup.errors import CallFailed
 
 MakeEvents = Callable[..., Events]
 KEY = "a secret of some length"
@@ -128,6 +129,57 @@ def test_a_conversation_that_is_not_taken_holds_back_only_itself(
     refused.clear()
     eventually(lambda: len(receiver.got) == 15)
     assert receiver.contents()[5:] == ["poison", *(f"anne {number}" for number in range(1, 5))]
+
+
+def test_conversations_that_hang_do_not_hold_up_one_that_is_taken(
+    make_events: MakeEvents, receiver: Receiver, store: FragileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "POST_TIMEOUT", 0.2)
+    free = threading.Event()
+
+    def answer(report: dict[str, Any]) -> int:
+        if report["content"] == "bad":
+            free.wait(20)
+        return 200
+
+    receiver.answer = answer
+    events = make_events(receiver.url)
+    for number in range(3):
+        say(events, "bad", f"bad {number}")
+    eventually(lambda: len(receiver.posts) >= 6, what="all of them to have been refused")
+    before = len(receiver.posts)
+    with store.transaction():
+        for _ in range(20):
+            say(events, "good", "good")
+    events.announce()
+    eventually(lambda: [post.report["content"] for post in receiver.posts].count("good") == 20)
+    posts = [post.report["content"] for post in receiver.posts[before:]]
+    between = posts[posts.index("good") : len(posts) - posts[::-1].index("good")]
+    free.set()
+    assert between == ["good"] * 20
+
+
+def test_one_that_hangs_gets_its_turn_although_others_are_never_done(
+    make_events: MakeEvents, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "OVERDUE", 0.05)
+    stop = threading.Event()
+    receiver.answer = lambda report: 500 if report["content"] == "bad" else 200
+    events = make_events(receiver.url)
+
+    def talk() -> None:
+        while not stop.wait(0.002):
+            say(events, "good", "good")
+
+    talker = threading.Thread(target=talk)
+    talker.start()
+    say(events, "bad", "bad")
+    try:
+        eventually(lambda: [post.report["content"] for post in receiver.posts].count("bad") >= 3)
+    finally:
+        stop.set()
+        talker.join()
+        receiver.answer = lambda report: 200
 
 
 def test_while_nothing_is_taken_all_conversations_together_are_tried_at_intervals(
@@ -419,6 +471,19 @@ def test_dead_letters_are_replayed_at_once_in_their_old_order_under_their_old_id
     assert (dead(store), events.replay()) == ([], 0)
 
 
+def test_without_a_post_api_nothing_waits_for_it_and_nothing_is_replayed(
+    make_events: MakeEvents, store: FragileStore
+) -> None:
+    events = make_events(f"http://127.0.0.1:{free_port()}/")
+    say(events, "of the time before")
+    events.stop(grace=0)
+    without = make_events("")
+    assert dead(store) == [("of the time before", "it waited too long")]
+    with pytest.raises(CallFailed, match="there is no post_api"):
+        without.replay()
+    assert store.count("to_post") == 0
+
+
 def test_one_dead_letter_is_replayed_and_the_others_stay(
     make_events: MakeEvents, receiver: Receiver, store: Store
 ) -> None:
@@ -553,7 +618,7 @@ def test_an_answer_and_that_its_report_was_taken_are_kept_together_or_not_at_all
 
     def replied(report: dict[str, Any], text: str, media: str) -> Callable[[], None]:
         calls.append(store.in_transaction)
-        store.add_letter({"text": text}, 0.0)
+        store.add_letter({"text": text})
         if len(calls) < 3:
             raise sqlite3.OperationalError("database or disk is full")
         return lambda: calls.append(store.in_transaction)

@@ -23,6 +23,7 @@ from wxsup.errors import (
     ContentRejected,
     DeliveryUnknown,
     NotLoggedIn,
+    NotSent,
     QuotaUsed,
     RateLimited,
     RemoteRefusal,
@@ -118,7 +119,7 @@ def failing(*failures: BaseException | None) -> Callable[[str, str], object]:
 
 
 def not_connected() -> CallFailed:
-    return DeliveryUnknown("Connection refused", retryable=True)
+    return NotSent("Connection refused", retryable=True)
 
 
 def limited(after: float = 0.0) -> CallFailed:
@@ -192,6 +193,57 @@ def test_what_certainly_did_not_go_out_costs_nothing(client: Client, failure: Ca
     with pytest.raises(CallFailed):
         client.send("hello")
     assert client.driver.claims[ANNE["id"]] == claims
+
+
+def test_a_caller_is_told_how_much_of_it_went_out_before_it_failed(client: Client) -> None:
+    failure = RemoteRefusal(retryable=False, ret=7, errmsg="no")
+    client.driver.sending = failing(None, failure)
+    with pytest.raises(RemoteRefusal) as caught:
+        client.send("a" * 20 + "b" * 20 + "c" * 20)
+    assert caught.value.fields["parts_sent"] == 1
+    assert client.reports() == [("a" * 20, ""), ("b" * 20 + "c" * 20, -1)]
+
+
+def test_a_stop_in_the_middle_says_how_much_went_out_and_reports_the_rest(client: Client) -> None:
+    free = threading.Event()
+    client.driver.sending = held_by(free)
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(client.send, "a" * 20 + "b" * 20)
+        eventually(lambda: client.driver.tried)
+        stopping = pool.submit(client.queue.stop, grace=20)
+        eventually(lambda: client.queue._stopping)
+        free.set()
+        stopping.result(20)
+        failure = answer.exception(20)
+    assert isinstance(failure, NotLoggedIn) and failure.fields["parts_sent"] == 1
+    assert client.reports() == [("a" * 20, ""), ("b" * 20, -25)]
+    assert client.idle()
+
+
+def test_a_caller_does_not_wait_for_a_full_disk_and_the_report_comes_when_there_is_room(client: Client) -> None:
+    def fill(friend_id: str, text: str) -> None:
+        client.store.broken = "write"
+
+    client.driver.sending = fill
+    assert client.send("hello")["id"] == "m1"
+    assert client.reports() == []
+    client.store.broken = ""
+    eventually(lambda: client.reports() == [("hello", "")])
+
+
+def test_who_dies_with_a_caller_waiting_reports_that_nobody_knows(make_client: MakeClient) -> None:
+    client = make_client()
+    client.start()
+    free = threading.Event()
+    client.driver.sending = held_by(free)
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(client.send, "hello")
+        eventually(lambda: client.driver.tried)
+        client.after_death()  # of the process that was sending
+        eventually(lambda: client.reports() == [("hello", -28)])
+        assert len(client.driver.tried) == 1, "nobody waits any more, so it is not sent again"
+        free.set()
+        assert answer.result(20)
 
 
 def test_what_cannot_be_sent_is_refused_before_it_waits(client: Client) -> None:

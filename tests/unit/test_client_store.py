@@ -14,6 +14,7 @@ import pytest
 from wxsup.client import store as module
 from wxsup.client.store import Limits, Report, Store
 
+REAL_TIME, REAL_MONOTONIC = time.time, time.monotonic
 BOT, OTHER_BOT = "a@im.bot", "b@im.bot"
 ANNE = "anne@im.wechat"
 
@@ -181,6 +182,19 @@ def test_claims_that_are_given_back_never_make_more_than_there_were(store: Store
 # Reports
 
 
+def set_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let somebody set the clock."""
+    real = REAL_TIME
+    monkeypatch.setattr(time, "time", lambda: real() + seconds)
+
+
+def later(monkeypatch: pytest.MonkeyPatch, seconds: float, *, after: float = 0.0) -> None:
+    """Let time pass."""
+    real = REAL_MONOTONIC
+    monkeypatch.setattr(time, "monotonic", lambda: real() + seconds)
+    set_clock(monkeypatch, after + seconds)
+
+
 def test_only_the_newest_reports_wait_for_check_event(store: Store) -> None:
     for number in range(5):
         add(store, f"e{number}", check=3)
@@ -282,18 +296,16 @@ def test_reports_beyond_the_number_are_dead_letters_until_replayed(store: Store)
 def test_reports_beyond_the_age_are_dead_letters_and_young_again_when_replayed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now - 100)
     add(store, "old", to_post=True)
-    monkeypatch.setattr(time, "time", lambda: now)
+    later(monkeypatch, 100)
     add(store, "young", to_post=True)
     add(store, "unposted")
-    assert store.give_up(now - 50) == 1
+    assert store.give_up(50) == 1
     assert [(report.body["name"], reason) for report, reason in store.dead_letters(0, 9)] == [
         ("old", "it waited too long")
     ]
     assert store.replay() == 1
-    assert store.give_up(now - 50) == 0
+    assert store.give_up(50) == 0
     assert posted(store) == ["old", "young"]
 
 
@@ -307,24 +319,64 @@ def test_dead_letters_are_kept_up_to_a_number(store: Store, monkeypatch: pytest.
 
 def test_a_dead_letter_is_still_there_for_check_event(store: Store) -> None:
     add(store, "e0", to_post=True)
-    store.give_up(time.time() + 1)
+    store.give_up(0)
     assert names(store.reports_to_check()) == names(store.reports_after("")[0]) == ["e0"]
+
+
+def test_what_was_taken_after_all_is_no_dead_letter(store: Store) -> None:
+    add(store, "e0", to_post=True)
+    waiting = store.next_to_post()
+    assert waiting
+    store.give_up(0)
+    store.posted(waiting.number)
+    assert store.count("dead") == 0
+
+
+def test_the_next_to_post_is_found_as_fast_behind_ten_thousand(store: Store, path: Path) -> None:
+    with store.transaction():
+        for number in range(2000):
+            store.add_report({"name": str(number)}, "blocked", to_post=True, to_check=False, keep=Limits(9999, 9, 9))
+        store.add_report({"name": "free"}, "free", to_post=True, to_check=False, keep=Limits(9999, 9, 9))
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    store._db.set_progress_handler(count, 10)  # called after so many steps of SQLite's machine
+    found = store.next_to_post({"blocked"})
+    store._db.set_progress_handler(None, 0)
+    assert found and found.conversation == "free"
+    assert 0 < steps < 100
+
+
+@pytest.mark.parametrize("days", [2, -2])
+def test_a_clock_that_is_set_makes_nothing_old(store: Store, monkeypatch: pytest.MonkeyPatch, days: int) -> None:
+    add(store, "e0", to_post=True)
+    letter = store.add_letter({})
+    set_clock(monkeypatch, days * 86400)
+    assert store.give_up(3600) == 0
+    assert abs(store.letter_age(letter)) < 60
+    later(monkeypatch, 7200, after=days * 86400)
+    assert store.give_up(3600) == 1
+    assert 7100 < store.letter_age(letter) < 7300
 
 
 # Letters
 
 
 def test_a_letter_is_kept_with_how_far_it_came(store: Store, path: Path) -> None:
-    first, second = store.add_letter({"text": "你好"}, 5.0), store.add_letter({"text": "more"}, 6.0)
+    first, second = store.add_letter({"text": "你好"}), store.add_letter({"text": "more"})
     store.mark_letter(second, sent=2, under_way=True, refused=1)
     reader = Store(path)
     assert reader.letters() == [
-        (first, {"text": "你好"}, 5.0, 0, False, 0),
-        (second, {"text": "more"}, 6.0, 2, True, 1),
+        (first, {"text": "你好"}, 0, False, 0),
+        (second, {"text": "more"}, 2, True, 1),
     ]
     store.remove_letter(second)
     assert [number for number, *_ in reader.letters()] == [first]
-    assert store.add_letter({}, 7.0) > second, "a number was used again"
+    assert store.add_letter({}) > second, "a number was used again"
     assert reader.count("letter") == 2
     reader.close()
 

@@ -25,13 +25,14 @@ from wxsup.client.pulse import Pulse
 from wxsup.client.sendqueue import SendQueue
 from wxsup.client.server import Server
 from wxsup.client.state import Login, LoginState
-from wxsup.client.store import Store
+from wxsup.client.store import Store, disk_full
 from wxsup.model import Exit
 from wxsup.options import Options
 
 logger = logging.getLogger(__name__)
 
 DRIVER_END = 1.5  # with FLUSH: a stop may take 3 s
+DISK_PAUSE = 5.0  # between two looks whether a full disk has room
 HANG_UP = 0.3  # of it, for what remains to be noted of a send that was broken off
 FLUSH = 1.0
 
@@ -79,10 +80,11 @@ class _Account:
         chosen = self._options
         try:
             chosen.qrcode_path.unlink(missing_ok=True)  # of an earlier process; nobody must scan it
-            files.replace(chosen.pid_path, str(os.getpid()), mode=0o640, durable=False)
-            store = Store(chosen.cookie_path.with_name(f"wxclient_{self._slug}.sqlite"))
+            store = self._open()
         except (sqlite3.Error, OSError) as ex:
             return self._refuse(f"the files of the account cannot be used: {ex}", Exit.FAILED)
+        if store is None:
+            return Exit.STOPPED
         try:
             return self._run_with(store)
         finally:
@@ -90,6 +92,28 @@ class _Account:
             for path in (chosen.qrcode_path, chosen.pid_path):
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
+
+    def _open(self) -> Store | None:
+        """Open the store, waiting while the disk is full; return None when told to stop meanwhile."""
+        while not self._stop.is_set():
+            try:
+                store = Store(self._options.cookie_path.with_name(f"wxclient_{self._slug}.sqlite"))
+                self._write_pid()
+                return store
+            except (sqlite3.Error, OSError) as ex:
+                if not disk_full(ex):
+                    raise
+                logger.error("store not opened", extra={"action": "start", "reason": str(ex), "retry_in": DISK_PAUSE})
+                self._state.enter(Login.LOADING, trouble=f"the files of the account cannot be used: {ex}")
+            daemon.notify(f"EXTEND_TIMEOUT_USEC={int(2e6 * DISK_PAUSE)}")  # sd_notify(3): we are still starting
+            self._stop.wait(DISK_PAUSE)
+        return None
+
+    def _write_pid(self) -> None:
+        try:
+            files.replace(self._options.pid_path, str(os.getpid()), mode=0o640, durable=False)
+        except OSError as ex:  # for people alone
+            logger.error("pid file not written", extra={"action": "start", "reason": str(ex)})
 
     def _run_with(self, store: Store) -> Exit:
         chosen = self._options
@@ -100,7 +124,7 @@ class _Account:
         driver.heard = queue.wake
         self._state.changed = lambda old, new: self._tell(events, queue, old, new)
         self._state.entered = self._show
-        self._state.enter(Login.LOADING)
+        self._state.enter(Login.LOADING, trouble="")
         api = Openwx(
             chosen, self._state, driver, queue, events, store=store, secret=self._keys.hop, stop=self._stop.set
         )

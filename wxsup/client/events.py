@@ -14,6 +14,7 @@ from typing import Any
 
 from wxsup.client.posting import Poster
 from wxsup.client.store import Limits, Report, Store
+from wxsup.errors import CallFailed
 from wxsup.options import Options
 
 logger = logging.getLogger(__name__)
@@ -39,9 +40,14 @@ class Events:
         self.poster = Poster(store, options, key)
 
     def start(self) -> None:
-        """Begin to post."""
+        """Begin to post; without a post_api what waits from when there was one is given up."""
         if self._options.plugin_openwx_post_api:
             self.poster.start()
+            return
+        try:
+            self._store.give_up(0.0)
+        except sqlite3.Error as ex:
+            logger.error("old reports stay", extra={"action": "post", "reason": str(ex)})
 
     def stop(self, *, grace: float) -> None:
         """Post what is left for at most `grace` seconds, and let those go who wait for news."""
@@ -112,7 +118,12 @@ class Events:
             return self._await(later), missed
 
     def replay(self, number: int | None = None) -> int:
-        """Post dead letters again, all or the one of that number; return how many."""
+        """Post dead letters again, all or the one of that number; return how many.
+
+        Raises CallFailed without post_api.
+        """
+        if not self._options.plugin_openwx_post_api:
+            raise CallFailed("there is no post_api to post them to")
         found = self._store.replay(number)
         self.poster.retry()
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import http.client
 import io
@@ -96,6 +97,7 @@ class Http:
                 self._connection.sock.shutdown(socket.SHUT_RDWR)
         elif self._connection:
             self._connection.close()
+            self._connection = None
 
     def _connect(self, origin: Origin, timeout: float) -> None:
         self._drop()
@@ -116,9 +118,10 @@ class Http:
         try:
             with self._guard:
                 self._check_open()
-                self._busy = True
                 connection = self._connection
-            assert connection and connection.sock
+                if connection is None or connection.sock is None:
+                    raise ConnectionResetError(errno.ECONNRESET, "broken off")
+                self._busy = True
             connection.sock.settimeout(timeout)
             connection.response_class = functools.partial(_response, deadline)  # type: ignore[assignment]
             connection.request(method, target, body, dict(headers))

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 POST_TIMEOUT = 35.0
 RETRY_FIRST, RETRY_MOST = 1.0, 60.0
+OVERDUE = 60.0  # for so long those that were refused give way to the others
 JSON_TYPES = ("application/json", "text/json")
 
 
@@ -102,8 +103,9 @@ class Poster:
                 self._news.wait(min(later) - now if later else None)
 
     def _find(self, now: float) -> Report | None:
-        # While nothing is taken, ask first for a conversation that was not refused: the others may hold it up for long.
-        untried = self._store.next_to_post(self._due) if self._calm else None
+        # First a conversation that was not refused: one that was may hold up all of them for POST_TIMEOUT.
+        giving_way = {name for name, due in self._due.items() if due > now - OVERDUE}
+        untried = self._store.next_to_post(giving_way)
         return untried or self._store.next_to_post({name for name, due in self._due.items() if due > now})
 
     def _deliver(self, report: Report) -> None:
@@ -150,7 +152,7 @@ class Poster:
             return
         logger.warning("report not taken", extra={"action": "post", "reason": reason, "retry_in": pause})
         try:
-            given_up = self._store.give_up(time.time() - self._options.post_max_age)
+            given_up = self._store.give_up(self._options.post_max_age)
         except sqlite3.Error as ex:
             logger.error("old reports stay", extra={"action": "post", "reason": str(ex)})
             return

@@ -34,23 +34,28 @@ PATIENCE = 100.0  # of a caller who waits; the controller gives up after 150 s
 MOST_LETTERS = 1000
 SEND_TIMEOUT = 30.0
 FOREVER = math.inf
+KEPT = ("id", "sender", "receiver", "parts", "waited")  # of a letter, in the store
 RETRY_FIRST, RETRY_MOST = 2.0, 30.0
 MOST_REFUSALS = 1  # by WeChat's rate limit, before it is told to the user (ilink-protocol.md 8.4)
 
 
 @dataclass(eq=False)
 class Letter:
-    """A text to one friend, in `parts`; `number` is its place in the store, 0 when it is not kept there."""
+    """A text to one friend, in `parts`; `number` is its place in the store, 0 when it is not kept there.
+
+    Who is `waited` for has a caller who wants the `answer` by the `deadline` (time.monotonic).
+    """
 
     id: str
     sender: dict[str, Any]
     receiver: dict[str, Any]
     parts: list[str]
-    created: float
+    waited: bool = False
     number: int = 0
     sent: int = 0
+    under_way: bool = False
     refused: int = 0
-    deadline: float = 0.0  # of the caller who waits for `answer` (time.monotonic)
+    deadline: float = 0.0
     due: float = 0.0
     pause: float = 0.0
     answer: Future[dict[str, Any]] = field(default_factory=Future)
@@ -105,7 +110,7 @@ class SendQueue:
     def send(self, receiver: dict[str, Any], content: str) -> dict[str, Any]:
         """Send a text and return the fields of the reply; raise CallFailed unless all of it was sent."""
         letter = self._letter(self._driver.user(), receiver, content)
-        letter.deadline = time.monotonic() + PATIENCE
+        letter.waited, letter.deadline = True, time.monotonic() + PATIENCE
         self._check_way(letter)
         self._put(letter)
         try:
@@ -123,7 +128,7 @@ class SendQueue:
         letter = self._letter(self._driver.user(), receiver, content)
         self._driver.admit(letter.to, len(letter.parts))
         try:
-            self._keep(letter)
+            letter.number = self._keep(letter)
         except sqlite3.Error as ex:
             raise CallFailed(f"it cannot be kept: {ex}", retryable=True) from ex
         self._put(letter)
@@ -143,7 +148,7 @@ class SendQueue:
         except CallFailed as ex:
             self._tell(us, friend, text, ex)
         if letter:
-            self._keep(letter)
+            letter.number = self._keep(letter)
 
         def committed() -> None:
             if letter:
@@ -164,15 +169,14 @@ class SendQueue:
         if len(self._letters) >= MOST_LETTERS:
             raise RateLimited(f"{MOST_LETTERS} messages wait already", retryable=True, retry_after=60)
         id_ = f"wx-{int(time.time() * 1000)}-{os.urandom(4).hex()}"
-        return Letter(id_, sender, receiver, self._driver.parts(content), time.time())
+        return Letter(id_, sender, receiver, self._driver.parts(content))
 
-    def _keep(self, letter: Letter) -> None:
-        body = {name: getattr(letter, name) for name in ("id", "sender", "receiver", "parts")}
-        letter.number = self._store.add_letter(body, letter.created)
+    def _keep(self, letter: Letter) -> int:
+        return self._store.add_letter({name: getattr(letter, name) for name in KEPT})
 
     def _put(self, letter: Letter) -> None:
         with self._changed:
-            if self._stopping and not letter.number:
+            if self._stopping and letter.waited:
                 raise _stopped()
             self._letters.append(letter)
             self._changed.notify_all()
@@ -184,13 +188,14 @@ class SendQueue:
         except sqlite3.Error as ex:
             logger.error("letters not read", extra={"action": "send", "reason": str(ex)})
             return
-        for number, body, created, sent, under_way, refused in kept:
-            letter = Letter(**body, created=created, number=number, sent=sent, refused=refused)
-            (self._broken_off if under_way else self._letters).append(letter)
+        for number, body, sent, under_way, refused in kept:
+            letter = Letter(**body, number=number, sent=sent, under_way=under_way, refused=refused)
+            (self._broken_off if under_way or letter.waited else self._letters).append(letter)
 
     def _run(self) -> None:
         for broken_off in self._broken_off:
-            self._end(broken_off, DeliveryUnknown("the client died while sending", retryable=False))
+            unknown = DeliveryUnknown("the client died while sending", retryable=False)
+            self._end(broken_off, unknown if broken_off.under_way else _stopped())
         while (letter := self._next()) is not None:
             try:
                 self._attempt(letter)
@@ -214,12 +219,12 @@ class SendQueue:
                     return letter
                 until = begin if letter else later
                 self._changed.wait(None if until == FOREVER else until - now)
-            for letter in self._letters:
-                if letter.number or letter.answer.cancelled():
-                    continue
-                if letter.answer.running() or letter.answer.set_running_or_notify_cancel():
-                    letter.answer.set_exception(_stopped())
-            return None
+        for letter in [letter for letter in self._letters if letter.waited]:
+            if letter.sent:  # not all of it is: to be said as such
+                self._end(letter, _stopped())
+            elif letter.answer.set_running_or_notify_cancel():
+                letter.answer.set_exception(_stopped())
+        return None
 
     def _first(self, now: float) -> tuple[Letter | None, float]:
         """Return the first letter whose turn it is, or when the next one's may be.
@@ -238,19 +243,22 @@ class SendQueue:
 
     def _attempt(self, letter: Letter) -> None:
         """Send the next part of a letter; raise what prevents it, with the claim given back if it did not go out."""
-        if not letter.number and not letter.answer.running() and not letter.answer.set_running_or_notify_cancel():
+        if letter.waited and not letter.answer.running() and not letter.answer.set_running_or_notify_cancel():
             return
         left = len(letter.parts) - letter.sent
         self._check_time(letter, left)
         with self._store.transaction():
             self._driver.claim(letter.to, left)
-            self._mark(letter, under_way=True)
+            # Also one that is waited for: its fate is to be reported whatever becomes of us.
+            number = letter.number or self._keep(letter)
+            self._store.mark_letter(number, sent=letter.sent, under_way=True, refused=letter.refused)
+        letter.number = number
         self.pulse.within(SEND_TIMEOUT)
         self._sent_at = time.monotonic()
         try:
             reply = self._driver.send_part(letter.to, letter.parts[letter.sent], letter.client_id)
         except CallFailed as ex:
-            if not _may_have_arrived(ex):
+            if not isinstance(ex, DeliveryUnknown):
                 self._take_back(letter)
             raise
         self._arrived(letter, reply)
@@ -258,9 +266,9 @@ class SendQueue:
     def _check_time(self, letter: Letter, left: int) -> None:
         """Refuse what would still be sent when its caller has given up, and perhaps has sent it again."""
         needed = (left - 1) * self._options.send_interval
-        if letter.number and time.time() - letter.created > self._options.send_max_age:
+        if not letter.waited and self._store.letter_age(letter.number) > self._options.send_max_age:
             raise Expired
-        if not letter.number and letter.sent == 0 and time.monotonic() + needed > letter.deadline:
+        if letter.waited and letter.sent == 0 and time.monotonic() + needed > letter.deadline:
             raise _too_slow(needed)
 
     def _check_way(self, letter: Letter) -> None:
@@ -269,16 +277,12 @@ class SendQueue:
         if wait > PATIENCE:
             raise _too_slow(wait)
 
-    def _mark(self, letter: Letter, *, under_way: bool) -> None:
-        if letter.number:
-            self._store.mark_letter(letter.number, sent=letter.sent, under_way=under_way, refused=letter.refused)
-
     def _take_back(self, letter: Letter) -> None:
         """Note that a part did not go out; what became of it is told also when the store is not."""
         try:
             with self._store.transaction():
                 self._driver.give_back(letter.to)
-                self._mark(letter, under_way=False)
+                self._store.mark_letter(letter.number, sent=letter.sent, under_way=False, refused=letter.refused)
         except sqlite3.Error as ex:
             logger.error("claim not given back", extra={"action": "send", "reason": str(ex)})
 
@@ -290,15 +294,16 @@ class SendQueue:
         logger.info("message sent", extra={"action": "send", "receiver": letter.to[:8]})
         last = letter.sent == len(letter.parts)
         report = reports.sent(reply["id"], client_id, text, letter.sender, letter.receiver, None)
-        self._note(letter, report, ended=last)
-        if last:
-            self._drop(letter)
-            if not letter.number:
+
+        def answer() -> None:
+            if last and letter.waited and not letter.answer.done():
                 letter.answer.set_result({**reply, "parts": len(letter.parts)})
+
+        self._note(letter, report, ended=last, answer=answer)
 
     def _failed(self, letter: Letter, ex: CallFailed) -> None:
         """Try a kept letter again where it is certain that it did not go out; tell of all others."""
-        if not letter.number or not self._worth_another_try(letter, ex):
+        if letter.waited or not self._worth_another_try(letter, ex):
             self._end(letter, ex)
             return
         letter.pause = min(max(RETRY_FIRST, 2 * letter.pause), RETRY_MOST)
@@ -316,33 +321,44 @@ class SendQueue:
         """Give up a letter."""
         logger.warning("not sent", extra={"action": "send", "receiver": letter.to[:8], "reason": str(ex)})
         ex.fields.setdefault("client_id", letter.client_id)
+        if letter.sent:
+            ex.fields["parts_sent"] = letter.sent
         report = reports.sent(letter.client_id, letter.client_id, letter.unsent, letter.sender, letter.receiver, ex)
-        self._note(letter, report, ended=True)
-        self._drop(letter)
-        if not letter.number and not letter.answer.done():
-            letter.answer.set_exception(ex)
 
-    def _note(self, letter: Letter, report: dict[str, Any], *, ended: bool) -> None:
-        """Report what became of a letter or a part of it, and forget a kept one; wait for a full disk with that."""
-        if not letter.number:
-            self._events.message(report, letter.to)
-            return
-        while True:
-            try:
-                with self._store.transaction():
-                    if ended:
-                        self._store.remove_letter(letter.number)
-                    else:
-                        self._mark(letter, under_way=False)
-                    self._events.message(report, letter.to)
-                self._events.announce()
-                return
-            except sqlite3.Error as ex:
-                logger.error("cannot be kept", extra={"action": "send", "what": "letter", "reason": str(ex)})
+        def answer() -> None:
+            if letter.waited and not letter.answer.done():
+                letter.answer.set_exception(ex)
+
+        self._note(letter, report, ended=True, answer=answer)
+
+    def _note(self, letter: Letter, report: dict[str, Any], *, ended: bool, answer: Callable[[], None]) -> None:
+        """Report what became of a letter or a part of it, and forget one that is ended; wait for a full disk with that.
+
+        Who waits for an `answer` does not wait for the disk.
+        """
+        if ended:
+            self._drop(letter)
+        while not self._noted(letter, report, ended=ended):
+            answer()
             self.pulse.within(RETRY_FIRST)
             with self._changed:
                 if self._changed.wait_for(lambda: self._stopping, RETRY_FIRST):
                     return  # it is still under way for the next process, which says that its fate is not known
+        answer()
+        self._events.announce()
+
+    def _noted(self, letter: Letter, report: dict[str, Any], *, ended: bool) -> bool:
+        try:
+            with self._store.transaction():
+                if ended:
+                    self._store.remove_letter(letter.number)
+                else:
+                    self._store.mark_letter(letter.number, sent=letter.sent, under_way=False, refused=letter.refused)
+                self._events.message(report, letter.to)
+        except sqlite3.Error as ex:
+            logger.error("cannot be kept", extra={"action": "send", "what": "letter", "reason": str(ex)})
+            return False
+        return True
 
     def _drop(self, letter: Letter) -> None:
         with self._changed:
@@ -351,10 +367,6 @@ class SendQueue:
     def _tell(self, sender: dict[str, Any], receiver: dict[str, Any], content: str, ex: CallFailed) -> None:
         id_ = f"wx-{int(time.time() * 1000)}-{os.urandom(4).hex()}"
         self._events.message(reports.sent(id_, id_, content, sender, receiver, ex), str(receiver["id"]))
-
-
-def _may_have_arrived(ex: CallFailed) -> bool:
-    return isinstance(ex, DeliveryUnknown) and not ex.fields.get("retryable")
 
 
 def _stopped() -> CallFailed:

@@ -9,6 +9,7 @@ cursor (logged), and whoever replays what post_api never took (dead says why it 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -21,9 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wxsup.client.clock import Clock
+
 KEEP_KEYS_SECONDS = 24 * 3600
 KEEP_KEYS = 2048
 KEEP_DEAD = 10_000
+FORGET_AT_ONCE = 16  # so that no message pays for all that are old
 
 #: Step N brings a file of schema N to N + 1; a new file takes them all.
 MIGRATIONS = (
@@ -43,6 +47,8 @@ CREATE INDEX event_to_check ON event (number) WHERE to_check;
 ALTER TABLE event ADD COLUMN conversation TEXT NOT NULL DEFAULT '';
 ALTER TABLE event ADD COLUMN logged INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE event ADD COLUMN dead TEXT;
+DROP INDEX event_to_post;
+CREATE INDEX event_to_post ON event (conversation, number) WHERE to_post;
 CREATE INDEX event_logged ON event (number) WHERE logged;
 CREATE INDEX event_dead ON event (number) WHERE dead IS NOT NULL;
 CREATE INDEX event_done ON event (number) WHERE NOT to_post AND NOT to_check AND NOT logged AND dead IS NULL;
@@ -89,7 +95,25 @@ class Friend:
     sent_since: int
 
 
+#: The oldest report of each conversation, found by one look into the index for each (sqlite.org/lang_with.html).
+_HEADS = """
+WITH RECURSIVE head (conversation) AS (
+    SELECT min(conversation) FROM event WHERE to_post
+    UNION ALL
+    SELECT (SELECT min(conversation) FROM event WHERE to_post AND conversation > head.conversation) FROM head
+    WHERE head.conversation IS NOT NULL
+)
+SELECT (SELECT min(number) FROM event WHERE to_post AND conversation = head.conversation), conversation FROM head
+WHERE conversation IS NOT NULL
+"""
 _FRIEND = "id, name, markname, first_seen, last_inbound, last_outbound, context_token, sent_since"
+
+
+def disk_full(ex: Exception) -> bool:
+    """Tell whether a failure is one of a disk that has no room now, or answers no longer (sqlite.org/rescode.html)."""
+    if isinstance(ex, OSError):
+        return ex.errno in (errno.ENOSPC, errno.EDQUOT)
+    return getattr(ex, "sqlite_errorname", "").startswith(("SQLITE_FULL", "SQLITE_IOERR"))
 
 
 class Store:
@@ -98,6 +122,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._guard = threading.RLock()
+        self._clock = Clock()
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -163,8 +188,9 @@ class Store:
             ).rowcount
             if added:
                 self._db.execute(
-                    "DELETE FROM inbox WHERE received < ? AND number <= (SELECT max(number) FROM inbox) - ?",
-                    (now - KEEP_KEYS_SECONDS, KEEP_KEYS),
+                    "DELETE FROM inbox WHERE number IN (SELECT number FROM inbox ORDER BY number LIMIT ?)"
+                    " AND received < ? AND number <= (SELECT max(number) FROM inbox) - ?",
+                    (FORGET_AT_ONCE, now - KEEP_KEYS_SECONDS, KEEP_KEYS),
                 )
         return bool(added)
 
@@ -271,23 +297,24 @@ class Store:
     def next_to_post(self, blocked: Container[str] = ()) -> Report | None:
         """Return the oldest report that post_api has not taken, of all conversations but the `blocked` ones."""
         with self._guard:
-            waiting = self._db.execute("SELECT number, conversation FROM event WHERE to_post ORDER BY number")
-            number = next((number for number, conversation in waiting if conversation not in blocked), None)
-            waiting.close()
+            heads = self._db.execute(_HEADS).fetchall()
+            number = min((number for number, conversation in heads if conversation not in blocked), default=None)
             return self._reports("number = ?", number)[0] if number is not None else None
 
     def posted(self, number: int) -> None:
         """Note that post_api took this one."""
         with self.transaction():
-            self._db.execute("UPDATE event SET to_post = 0 WHERE number = ?", (number,))
+            # Perhaps it was given up meanwhile.
+            self._db.execute("UPDATE event SET to_post = 0, dead = NULL WHERE number = ?", (number,))
             self._forget_served()
 
-    def give_up(self, created_before: float) -> int:
-        """Make dead letters of reports that wait for post_api since then; return how many."""
+    def give_up(self, age: float) -> int:
+        """Make dead letters of reports that wait for post_api for more than `age` seconds; return how many."""
         with self.transaction():
+            self._follow_clock()
             given_up = self._db.execute(
                 "UPDATE event SET to_post = 0, dead = 'it waited too long' WHERE to_post AND created < ?",
-                (created_before,),
+                (time.time() - age,),
             ).rowcount
             if given_up:
                 self._forget_served()
@@ -339,17 +366,23 @@ class Store:
             (keep,),
         ).rowcount
 
+    def _follow_clock(self) -> None:
+        """Let nothing be old because the clock was set."""
+        if moved := self._clock.moved():
+            self._db.execute("UPDATE event SET created = created + ? WHERE to_post", (moved,))
+            self._db.execute("UPDATE letter SET created = created + ?", (moved,))
+
     def _forget_served(self) -> None:
         self._trim("dead IS NOT NULL", "dead = NULL", KEEP_DEAD)
         self._db.execute("DELETE FROM event WHERE NOT to_post AND NOT to_check AND NOT logged AND dead IS NULL")
 
     # Letters
 
-    def add_letter(self, body: dict[str, Any], created: float) -> int:
+    def add_letter(self, body: dict[str, Any]) -> int:
         """Keep something that is to be sent; return its number."""
         with self.transaction():
             added = self._db.execute(
-                "INSERT INTO letter (body, created) VALUES (?, ?)", (json.dumps(body, ensure_ascii=False), created)
+                "INSERT INTO letter (body, created) VALUES (?, ?)", (json.dumps(body, ensure_ascii=False), time.time())
             )
         return int(added.lastrowid or 0)
 
@@ -361,18 +394,22 @@ class Store:
                 (sent, under_way, refused, number),
             )
 
+    def letter_age(self, number: int) -> float:
+        """Return for how many seconds a letter is kept already."""
+        with self.transaction():
+            self._follow_clock()
+            row = self._db.execute("SELECT created FROM letter WHERE number = ?", (number,)).fetchone()
+        return time.time() - row[0] if row else 0.0
+
     def remove_letter(self, number: int) -> None:
         """Forget a letter that was sent or given up."""
         with self.transaction():
             self._db.execute("DELETE FROM letter WHERE number = ?", (number,))
 
-    def letters(self) -> list[tuple[int, dict[str, Any], float, int, bool, int]]:
-        """Return number, body, time, parts sent, under way, refusals of each letter, oldest first."""
+    def letters(self) -> list[tuple[int, dict[str, Any], int, bool, int]]:
+        """Return number, body, parts sent, under way, refusals of each letter, oldest first."""
         with self._guard:
             rows = self._db.execute(
-                "SELECT number, body, created, sent, under_way, refused FROM letter ORDER BY number"
+                "SELECT number, body, sent, under_way, refused FROM letter ORDER BY number"
             ).fetchall()
-        return [
-            (number, json.loads(body), created, sent, bool(way), refused)
-            for number, body, created, sent, way, refused in rows
-        ]
+        return [(number, json.loads(body), sent, bool(way), refused) for number, body, sent, way, refused in rows]

@@ -174,6 +174,13 @@ class World:
             logger.info("bot dropped", extra={"action": "drop", "user": user})
             return bot
 
+    def rebind(self, user: str) -> Bot:
+        """Bind the user to a new bot, as a login elsewhere does; the token before is dead."""
+        check_user(user)
+        with self._news:
+            self._live(user)
+            return self._bind(user)
+
     def accounts(self) -> list[Account]:
         """Return each user's newest binding."""
         with self._news:

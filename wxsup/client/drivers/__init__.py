@@ -64,7 +64,7 @@ class Driver(ABC):
     def send_part(self, friend_id: str, text: str, client_id: str) -> dict[str, Any]:
         """Send a part and return the fields of the reply; raise CallFailed unless it was sent.
 
-        DeliveryUnknown without `retryable` means that it may have been.
+        Only DeliveryUnknown means that it may have been.
         """
 
     @abstractmethod

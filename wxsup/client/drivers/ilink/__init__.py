@@ -35,7 +35,7 @@ HOLD, HOLD_LEAST, HOLD_MOST = 35.0, 5.0, 120.0
 RETRY_FIRST, RETRY_MOST = 2.0, 30.0
 REVIVE_PAUSE, REVIVE_AGAIN = 2.0, 600.0
 POLL_FLOOR = 1.0
-PARKED, PARKED_CALLS = 3600.0, 30.0
+PARKED, PARKED_CALLS = 3600.0, 60.0
 OWNER_NAME = "owner"
 
 
@@ -64,7 +64,8 @@ class Ilink(Driver):
 
     def run(self) -> Exit:
         self.pulse.within(0)
-        kept = self._kept()
+        self._insist("session", self._set_aside)
+        kept = self._load()
         trusted = kept is not None
         while not self._halt.stopped:
             if not trusted:
@@ -88,6 +89,8 @@ class Ilink(Driver):
                 logger.warning("login lost", extra={"action": "login", "reason": str(lost)})
                 self._state.enter(Login.SCANING, login_reason=str(lost))
                 self._events.event("login", -1, str(lost))
+                if renewed := self._renewed(kept):
+                    kept, trusted = renewed, True
         self._take_leave()
         return Exit.STOPPED
 
@@ -133,15 +136,22 @@ class Ilink(Driver):
 
     # Login
 
-    def _kept(self) -> Session | None:
-        """Return the session of an earlier run, unless this start asked for a fresh one; it does so once."""
-        path = self._options.cookie_path
+    def _load(self) -> Session | None:
+        """Return the session that was kept."""
+        return session.load(self._options.cookie_path) if self._options.keep_cookie else None
+
+    def _renewed(self, kept: Session) -> Session | None:
+        """Return another session of the same user when somebody has put one in place of a dead one (6.1)."""
+        found = self._load()
+        return found if found and found != kept and found.owner_hash == kept.owner_hash else None
+
+    def _set_aside(self) -> None:
+        """Put the session of an earlier run out of use if this start asked for a fresh one; it does so once."""
         if self._options.fresh and self._store.get("fresh") != self._started:
-            session.set_aside(path)
+            session.set_aside(self._options.cookie_path)
             with self._store.transaction():
                 self._store.set("fresh", self._started)
                 self._store.set("owner", "")
-        return session.load(path) if self._options.keep_cookie else None
 
     def _owner(self, kept: Session | None) -> str:
         """Return the hash of the WeChat user to whom this client belongs, known also when no session can be read."""
@@ -184,10 +194,8 @@ class Ilink(Driver):
         """Ask whether a token is good, without acknowledging anything."""
         try:
             self._wire.notify_start(kept.base_url, kept.token)
-            self._wire.get_updates(kept.base_url, kept.token, self._store.get(_cursor_key(kept)), 0.0)
-        except TransportTimeout:
-            return True  # the server holds the call, which it would not do for a dead one
-        except (TransportError, ApiError):
+            self._wire.get_updates(kept.base_url, kept.token, self._store.get(_cursor_key(kept)), HOLD)
+        except (TransportError, ApiError):  # no answer says nothing, and so leads to nothing
             return False
         return True
 
@@ -314,10 +322,12 @@ class Ilink(Driver):
     def _insist(self, what: str, act: Callable[[], None]) -> None:
         """Do what needs the disk, trying again until it is done or we are stopped; meanwhile nothing goes on."""
         pause = 0.0
-        while not self._halt.stopped:
+        while True:  # once at least: what has happened is to be kept also by a client that stops
             try:
                 act()
             except (sqlite3.Error, OSError) as ex:
+                if self._halt.stopped:
+                    return
                 pause = min(max(RETRY_FIRST, 2 * pause), RETRY_MOST)
                 logger.error("cannot be kept", extra={"action": "keep", "what": what, "reason": str(ex)})
                 self._trouble(f"{what} cannot be kept: {ex}")

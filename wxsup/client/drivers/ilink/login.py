@@ -104,7 +104,8 @@ class QrLogin:
                 files.replace(self._options.qrcode_path, picture, mode=0o640, durable=False)
             except (TransportError, ApiError, OSError) as ex:
                 logger.warning("no login code", extra={"action": "login", "reason": str(ex), "retry_in": pause})
-                self._state.enter(Login.SCANING, last_error={"errmsg": str(ex), "at": int(time.time())})
+                error = {"errmsg": str(ex), "at": int(time.time())}
+                self._state.enter(Login.SCANING, last_error=error, parked=False)
                 self._pulse.within(pause)
                 self._halt.wait(pause)
                 pause = min(2 * pause, RETRY_MOST)
@@ -112,7 +113,13 @@ class QrLogin:
             with self._digits_given:
                 self._digits = ""
             expires_at = int(time.time() + CODE_LIFE)
-            self._state.enter(Login.SCANING, qrcode_count=count, qrcode_expires_at=expires_at, verify_code_needed=False)
+            self._state.enter(
+                Login.SCANING,
+                qrcode_count=count,
+                qrcode_expires_at=expires_at,
+                verify_code_needed=False,
+                parked=False,
+            )
             logger.info("login code shown", extra={"action": "login", "count": count})
             self.shown(self._options.qrcode_path, picture)
             return _Code(key, time.monotonic())

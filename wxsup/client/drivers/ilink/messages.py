@@ -68,7 +68,7 @@ def user_object(id_: str, name: str) -> dict[str, Any]:
 
 def received(message: dict[str, Any], sender: dict[str, Any], receiver: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one openwx message for each item of an inbound message."""
-    items = objects(message.get("item_list"))
+    items = objects(message.get("item_list")) or [{"type": TEXT}]  # nothing at all is something, too
     base_id = str(message.get("message_id") or key_of(message))
     created = message.get("create_time_ms")
     when = created // 1000 if isinstance(created, int) and created > 0 else int(time.time())

@@ -12,7 +12,7 @@ from wxsup.client.drivers.ilink.session import Session
 from wxsup.client.drivers.ilink.wire import ApiError, Wire
 from wxsup.client.http import NotConnected, TransportError
 from wxsup.client.store import Friend, Store
-from wxsup.errors import ContentRejected, DeliveryUnknown, ObjectNotFound
+from wxsup.errors import ContentRejected, DeliveryUnknown, NotSent, ObjectNotFound
 from wxsup.options import Options
 
 
@@ -61,9 +61,10 @@ class Sender:
         }
         try:
             reply = self._wire.send_message(current.base_url, current.token, message)
+        except NotConnected as ex:
+            raise NotSent(str(ex), client_id=client_id, ret=None, errmsg=None, retryable=True) from ex
         except TransportError as ex:
-            nothing_sent = isinstance(ex, NotConnected)
-            raise DeliveryUnknown(str(ex), client_id=client_id, ret=None, errmsg=None, retryable=nothing_sent) from ex
+            raise DeliveryUnknown(str(ex), client_id=client_id, ret=None, errmsg=None, retryable=False) from ex
         except ApiError as ex:
             unclaimed = replace(friend, sent_since=max(0, friend.sent_since - 1))
             raise self._gate.refusal(current.bot_id, unclaimed, ex, client_id) from ex
