@@ -41,6 +41,31 @@ from wxsup import names
 ACCOUNTS = ("alice", "bob", "客服 一号")
 DRAIN = 150.0  # pauses between tries grow up to a minute
 NOT_TOLD = "the answer never came"
+REVIVAL = 660.0  # a client that finds its token dead again within ten minutes takes the login for lost
+
+HTML = "<html>A timeout occurred</html>"
+Misbehaviours = dict[str, dict[str, object]]
+
+DEAD: Misbehaviours = {"dead": {"answer": {"errcode": -14, "errmsg": "session timeout"}}}
+
+#: How the sandbox misbehaves, as /sandbox/misbehave has it.
+ANY_CALL: Misbehaviours = {
+    "gateway": {"status": 524, "body": HTML},
+    "gateway after its effect": {"status": 524, "body": HTML, "effect": True},
+    "hang up": {"close": "before"},
+    "hang up after its effect": {"close": "before", "effect": True},
+    "cut off": {"close": "middle"},
+    "cut off after its effect": {"close": "middle", "effect": True},
+    "late": {"hold": 1.5},
+    "in drips": {"drip": 0.001},
+}
+POLLS: Misbehaviours = {**ANY_CALL, "nothing new": {"answer": {}}, "busy": {"answer": {"ret": -1, "errmsg": "busy"}}}
+SENDS: Misbehaviours = {
+    **ANY_CALL,
+    **DEAD,
+    "limited": {"answer": {"ret": -2, "errmsg": "rate limited"}},
+    "without an id": {"change": {"message_id": None}},
+}
 
 
 class Receiver:
@@ -152,6 +177,8 @@ class Campaign:
     told: dict[str, dict[str, Told]] = field(default_factory=lambda: {name: {} for name in ACCOUNTS})
     faults: collections.Counter[str] = field(default_factory=collections.Counter)
     most_pollers: int = 0
+    misbehaved: collections.Counter[str] = field(default_factory=collections.Counter)
+    died: dict[str, float] = field(default_factory=dict)  # when each account's token was said to be dead
     problems: list[str] = field(default_factory=list)
 
     def run(self) -> None:
@@ -163,12 +190,15 @@ class Campaign:
             for name in ACCOUNTS
             for act in (self._be_the_user, self._be_the_program)
         ]
-        breaker = threading.Thread(target=self._guarded, args=(self._break, random.Random(self.seed), stop))
-        for thread in (*talkers, breaker):
+        breakers = [
+            threading.Thread(target=self._guarded, args=(self._break, random.Random(f"{self.seed} {ways}"), ways, stop))
+            for ways in ("_fault_", "_lapse_")
+        ]
+        for thread in (*talkers, *breakers):
             thread.start()
         stop.wait(self.seconds)
         stop.set()
-        for thread in (*talkers, breaker):
+        for thread in (*talkers, *breakers):
             thread.join()
         self._mend()
         self._check()
@@ -231,19 +261,20 @@ class Campaign:
             return Told("unknown")
         raise AssertionError(f"a send was answered with {said}")
 
-    # What goes wrong
+    # What goes wrong: faults of processes, and at the same time lapses of the server
 
-    def _break(self, dice: random.Random, stop: threading.Event) -> None:
-        ways = [getattr(self, name) for name in sorted(dir(self)) if name.startswith("_fault_")]
+    def _break(self, dice: random.Random, prefix: str, stop: threading.Event) -> None:
+        ways = [getattr(self, name) for name in sorted(dir(self)) if name.startswith(prefix)]
         while not stop.is_set():
             way = dice.choice(ways)
             way(dice, stop)
-            self.faults[way.__name__.removeprefix("_fault_")] += 1
+            self.faults[way.__name__.removeprefix(prefix)] += 1
             self._count_pollers()
             stop.wait(dice.uniform(0.1, 1.0))
 
     def _fault_client_killed(self, dice: random.Random, stop: threading.Event) -> None:
-        _kill(self.wx.state(dice.choice(ACCOUNTS)).get("pid"))
+        with suppress(requests.RequestException):  # a worker may outlive the controller that was killed for a moment
+            _kill(self.wx.state(dice.choice(ACCOUNTS)).get("pid"))
 
     def _fault_client_restarted(self, dice: random.Random, stop: threading.Event) -> None:
         self.wx.supervisorctl("restart", names.program(names.slug(dice.choice(ACCOUNTS))))
@@ -267,12 +298,36 @@ class Campaign:
         stop.wait(dice.uniform(0.0, 2.0))
         self.receiver.mode = "take"
 
+    def _lapse_in_polls(self, dice: random.Random, stop: threading.Event) -> None:
+        self._misbehave("getupdates", dice.choice(ACCOUNTS), dice.choice(sorted(POLLS)), POLLS, dice.choice((1, 1, 2)))
+
+    def _lapse_in_sends(self, dice: random.Random, stop: threading.Event) -> None:
+        self._misbehave("sendmessage", dice.choice(ACCOUNTS), dice.choice(sorted(SENDS)), SENDS, dice.choice((1, 1, 2)))
+
+    def _lapse_dead_token(self, dice: random.Random, stop: threading.Event) -> None:
+        name, now = dice.choice(ACCOUNTS), time.monotonic()
+        if now - self.died.get(name, -REVIVAL) >= REVIVAL:
+            self.died[name] = now
+            self._misbehave("getupdates", name, "dead", DEAD, 1)
+
+    def _lapse_repetition(self, dice: random.Random, stop: threading.Event) -> None:
+        name = dice.choice(ACCOUNTS)
+        with suppress(requests.RequestException):  # the sandbox may be dead just now
+            for message in dice.choices(self._said(name), k=5):
+                self.wx.phone("say_again", user=name, n=message["n"])
+
+    def _misbehave(self, call: str, name: str, kind: str, kinds: Misbehaviours, times: int) -> None:
+        with suppress(requests.RequestException):  # the sandbox may be dead just now
+            self.wx.phone("misbehave", call=call, user=name, times=times, **kinds[kind])
+            self.misbehaved[f"{call} {kind}"] += 1
+
     # The end
 
     def _mend(self) -> None:
         self.receiver.mode = "take"
         eventually(self._controller_answers, what="the controller")
         eventually(self._sandbox_answers, what="the sandbox")
+        self.wx.phone("behave")
         for name in ACCOUNTS:
             self.wx.until(name, "running", timeout=DRAIN)
             try:
@@ -303,11 +358,11 @@ class Campaign:
         ids = collections.defaultdict(set)
         for client, event_id, report in self.receiver.got:
             if client == name:
-                ids[json.dumps(report, sort_keys=True)].add(event_id)
+                ids[report["post_type"], report.get("id", event_id)].add(event_id)
                 if report["event_id"] != event_id:
                     self.problems.append(f"{name}: {event_id} says that it is {report['event_id']}")
         if any(len(found) > 1 for found in ids.values()):
-            self.problems.append(f"{name}: one report came under two ids")
+            self.problems.append(f"{name}: one message was reported under two ids")
 
     def _check_outbound(self, name: str) -> None:
         shown = [m["text"] for m in self.wx.look("chat", user=name)["messages"] if m["direction"] == "to_user"]
@@ -380,6 +435,7 @@ class Campaign:
             "reports that came again": len(self.receiver.got) - len(distinct),
             "sends": dict(outcomes),
             "faults": dict(self.faults),
+            "misbehaviours": dict(self.misbehaved),
             "most pollers of one account": self.most_pollers,
             "problems": self.problems,
         }
