@@ -189,7 +189,7 @@ class Controller:
 
     def _refresh(self, client: Client, definitions: bool) -> None:
         derived = self._derived(client)
-        if derived != client or not self._registry.secrets_stand(client.slug):
+        if derived != client or not self._registry.secrets_stand(derived):
             self._registry.save(derived)
         if definitions and derived.want is Want.UP:
             for path, text in self._supervisor.render(derived).items():

@@ -181,11 +181,15 @@ def test_it_finds_what_the_page_says_in_its_environment(site: Site) -> None:
 
 
 def test_it_is_given_no_secret_and_no_way_to_speak_in_our_name(site: Site) -> None:
-    told = site.environment(site.start(NAME))
-    secret = site.run("cat", str(site.records / f"{names.program(names.slug(NAME))}.secret")).stdout
-    assert len(secret) == 64
-    assert not [name for name, value in told.items() if secret in value]
-    assert told.keys().isdisjoint({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"})
+    pid = site.start(NAME)
+    told = site.environment(pid)
+    assert told.keys().isdisjoint({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
+    assert site.run("cat", str(site.records / f"{names.program(names.slug(NAME))}.secret")).stdout == ""
+    site.start("ours", driver="ilink")
+    assert len(site.run("cat", str(site.records / "wxclient-ours.secret")).stdout) == 64
+    if isinstance(site.wx, Installed):  # which shows the program the file of its own
+        seen = ("nsenter", "--target", str(pid), "--mount", "cat", "/run/wxclient/.secret")
+        assert site.run(*seen).stdout == ""
 
 
 def test_it_holds_the_account_for_as_long_as_it_lives(site: Site) -> None:

@@ -93,7 +93,7 @@ def test_the_controller_reads_state_and_code_of_a_client_and_nothing_else(wx: In
     wx.until("mine", "scaning")
     for name in ("state_mine.json", "qrcode_mine.jpg"):
         wx.machine.run("cp", f"/run/wxclient/mine/mojo_weixin_{name}", "/dev/null", user="wxsup")
-    for path in ("/var/lib/wxclient/mine", "/run/credentials/wxclient@mine.service"):
+    for path in ("/var/lib/wxclient/mine", f"/proc/{wx.show('mine', 'MainPID')}/root/run"):
         assert wx.machine.run("ls", path, user="wxsup", check=False).returncode != 0
     for path in ("/run/wxclient/mine/x", "/var/lib/wxclient/x"):
         assert wx.machine.run("touch", path, user="wxsup", check=False).returncode != 0
@@ -112,7 +112,8 @@ def test_clients_cannot_see_one_another(wx: Installed) -> None:
         done = wx.machine.run("nsenter", "--target", pid, "--mount", *become, *words, check=False)
         return done.returncode, done.stdout
 
-    assert inside("ls", "/var/lib/wxclient", "/run/wxclient") == (0, "/run/wxclient:\na\n\n/var/lib/wxclient:\na\n")
+    assert inside("ls", "-A", "/run/wxclient") == (0, ".record\n.secret\na\n")
+    assert inside("ls", "-A", "/var/lib/wxclient") == (0, "a\n")
     assert inside("cat", "/run/wxclient/.record")[0] == 0, "its own it can read"
     for folder in (
         "/var/lib/wxsup/clients",
@@ -127,25 +128,61 @@ def test_clients_cannot_see_one_another(wx: Installed) -> None:
         assert inside("touch", path)[0] != 0, path
 
 
-def test_root_opens_no_file_of_the_controllers_user(wx: Installed) -> None:
-    """Who is wxsup must get neither at the files of root through a client, nor make PID 1 wait."""
-    wx.machine.run("sh", "-c", "echo top secret > /root/secret; chmod 600 /root/secret")
-    clients = "/var/lib/wxsup/clients/wxclient-evil"
-    wx.machine.run("sh", "-c", f"mkfifo {clients}.env && ln -s /root/secret {clients}.secret", user="wxsup")
+PLANTED = {
+    "a link to a file": "ln -s /root/private/dump $0",
+    "a link to a folder": "ln -s /root/private $0",
+    "a link to nothing": "ln -s /root/nothing $0",
+    "a pipe": "mkfifo $0",
+    "a folder": "mkdir $0",
+    "too much": "truncate --size 10G $0; chgrp wxclient $0; chmod 640 $0",
+    "a link as the folder": "mv ~wxsup/clients ~wxsup/away; ln -s /root/private ~wxsup/clients",
+}
+
+
+@pytest.mark.parametrize("kind", ["env", "secret"])
+@pytest.mark.parametrize("planted", PLANTED)
+def test_nothing_of_roots_reaches_a_client_through_the_folder_of_the_controllers_user(
+    wx: Installed, planted: str, kind: str
+) -> None:
+    """Who is wxsup, and so chooses the client's program, gets at no file of root's, and does not make PID 1 wait."""
+    machine, clients, evil = wx.machine, "/var/lib/wxsup/clients", "wxclient-evil"
+    victims = f"cd /root/private && echo top secret | tee dump {evil}.env {evil}.secret"
+    machine.run("sh", "-c", f"umask 022; mkdir -m 700 /root/private; {victims}")
+    looted, settings = "/run/wxclient/evil/loot", "/run/wxsup/evil.toml"
+    program = f"command = \"sh -c 'grep -r . /run/wxclient > {looted}; sleep 60'\"\ndriver = 'command'\n"
+    machine.path(settings).write_text(machine.path("/etc/wxsup/wxsup.toml").read_text() + program)
+    machine.run("wxsup", "start", "evil", "--config", settings, user="wxsup")
+    eventually(lambda: machine.path(looted).exists(), what="the program is at work")
+    machine.systemctl("stop", "wxclient@evil")
+    machine.path(looted).unlink()
+    machine.run("cp", "-r", clients, "/var/lib/wxsup/before", user="wxsup")
+    machine.run("sh", "-c", f"rm $0; {PLANTED[planted]}", f"{clients}/{evil}.{kind}", user="wxsup")
     try:
-        wx.machine.run("systemctl", "start", "--no-block", "wxclient@evil", user="wxsup")
-        eventually(lambda: wx.show("evil", "ActiveState") != "inactive", what="it is started")
-        assert wx.json("start_client", client="good")["code"] == 0, "systemd goes on"
-        pid = wx.show("evil", "MainPID")
-        if pid != "0":
-            looked = ["nsenter", "--target", pid, "--mount", "setpriv", "--reuid=wxclient", "--regid=wxclient"]
-            done = wx.machine.run(*looked, "--clear-groups", "cat", "/run/wxclient/.secret", check=False)
-            assert done.returncode != 0
-        assert "top secret" not in wx.machine.run("journalctl", "-u", "wxclient@evil").stdout
+        done = machine.run("systemctl", "start", "wxclient@evil", user="wxsup", check=False)
+        assert done.returncode != 0, done.stderr
+        assert not machine.path(looted).exists(), "its program is not run"
+        assert wx.show("evil", "ExecMainStatus") == "64", "whatever it was"
+        assert "top secret" not in machine.run("journalctl", "-u", "wxclient@evil").stdout
     finally:
-        wx.machine.systemctl("stop", "wxclient@evil")
-        wx.machine.run("sh", "-c", f"rm {clients}.*")
+        machine.systemctl("stop", "wxclient@evil")
+        machine.run("sh", "-c", f"rm -rf /root/private ~wxsup/away {clients}; mv ~wxsup/before {clients}")
+    assert wx.json("start_client", client="good")["code"] == 0
     wx.until("good", "scaning")
+
+
+@pytest.mark.parametrize("unit", ["wxcontroller.service", "wxsup-resume.service"])
+def test_the_controller_lays_no_traps(wx: Installed, unit: str) -> None:
+    folder = "/var/lib/wxsup/traps"
+    wx.machine.run("mkdir", folder, user="wxsup")
+    tried = "touch file; ln file hard; ln -s /root soft; mkfifo pipe"
+    wx.drop_in_of(unit, f"[Service]\nExecStartPre=-/bin/sh -c 'cd {folder}; {tried}'\n")
+    try:
+        wx.machine.systemctl("restart", unit)
+        assert wx.machine.run("ls", folder).stdout == "file\n"
+    finally:
+        wx.drop_in_of(unit, "")
+        wx.machine.run("rm", "-r", folder)
+    eventually(lambda: wx.call("check_client").ok, what="the controller")
 
 
 def test_a_client_cannot_hang_or_fool_the_controller(wx: Installed) -> None:
