@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 import requests
@@ -375,20 +376,96 @@ def test_without_the_bus_calls_answer_503_and_nothing_is_freed(wx: Installed) ->
     assert wx.json("start_client", client="b")["port"] != first["port"]
 
 
-def test_a_boot_without_a_bus_is_made_up_for(wx: Installed) -> None:
-    wx.json("start_client", client="a")
-    wx.until("a", "scaning")
-    wx.machine.systemctl("stop", "wxclients.target", "dbus.socket", "dbus.service")
-    wx.drop_in_of("wxsup-resume.service", "[Service]\nRestartSec=1\n")
+@contextmanager
+def resume_without_a_bus(wx: Installed) -> Iterator[None]:
+    """Start the unit that starts all clients, and have a bus again once it has found that there is none."""
+
+    def refusals() -> int:
+        return wx.machine.run("journalctl", "-u", "wxsup-resume").stdout.count("clients not started yet")
+
+    before = refusals()
+    wx.machine.systemctl("stop", "dbus.socket", "dbus.service")
     try:
-        wx.machine.systemctl("start", "--no-block", "wxclients.target")
-        failed = ("show", "--value", "--property=NRestarts", "wxsup-resume.service")
-        eventually(lambda: int(wx.machine.systemctl(*failed)) > 0, what="it is tried again")
+        wx.machine.systemctl("start", "--no-block", "wxsup-resume.service")
+        eventually(lambda: refusals() > before, what="it cannot ask")
+        yield
     finally:
         wx.machine.systemctl("start", "dbus.socket", "dbus.service")
         eventually(lambda: wx.call("check_client").ok, what="the bus")
-        wx.until("a", "scaning")
-        wx.drop_in_of("wxsup-resume.service", "")
+        eventually(lambda: not resuming(wx), what="the end of resume")
+
+
+def stop_all_units(wx: Installed) -> None:
+    """Stop the target and wait for what it takes with it, as systemctl does not."""
+    wx.machine.systemctl("stop", "wxclients.target")
+    eventually(
+        lambda: wx.machine.systemctl("list-jobs", "--no-legend") in ("", "No jobs running.\n"), what="all is done"
+    )
+
+
+def resuming(wx: Installed) -> bool:
+    return wx.machine.systemctl("show", "-P", "ActiveState", "wxsup-resume.service").strip() == "activating"
+
+
+def test_a_boot_without_a_bus_is_made_up_for_and_overrules_no_operator(wx: Installed) -> None:
+    for name in ("down", "stopped"):
+        wx.json("start_client", client=name)
+        wx.until(name, "scaning")
+    wx.machine.systemctl("stop", "wxclient@down")
+    with resume_without_a_bus(wx):
+        wx.machine.systemctl("stop", "wxclient@stopped")
+    wx.until("down", "scaning")
+    assert wx.state("stopped")["process"] == "stopped"
+
+
+def test_what_will_not_pass_is_not_tried_again_and_so_nobody_is_overruled(wx: Installed) -> None:
+    """One broken record and one masked client must not have all others started again and again."""
+    for name in ("a", "masked"):
+        wx.json("start_client", client=name)
+        wx.until(name, "scaning")
+    broken = wx.machine.path("/var/lib/wxsup/clients/wxclient-broken.env")
+    broken.write_text("nonsense")
+    wx.machine.systemctl("stop", "wxclient@masked")
+    wx.machine.systemctl("mask", "--runtime", "wxclient@masked.service")
+    try:
+        wx.machine.run("systemctl", "start", "wxsup-resume.service", check=False)
+        wx.machine.systemctl("stop", "wxclient@a")
+        assert wx.machine.systemctl("show", "-P", "ActiveState", "wxsup-resume.service") == "failed\n"
+        assert "not started: broken, masked" in wx.machine.run("journalctl", "-u", "wxsup-resume").stdout
+        assert wx.state("a")["process"] == "stopped"
+    finally:
+        broken.unlink()
+        wx.machine.systemctl("unmask", "--runtime", "wxclient@masked.service")
+        wx.machine.systemctl("reset-failed", "wxsup-resume.service")
+
+
+def test_who_stops_all_clients_stops_the_starting_of_them(wx: Installed) -> None:
+    for name in ("a", "b"):
+        wx.json("start_client", client=name)
+        wx.until(name, "scaning")
+    with resume_without_a_bus(wx):
+        stop_all_units(wx)
+        assert not resuming(wx)
+        assert wx.machine.systemctl("--failed", "--plain", "--no-legend") == ""
+    assert {entry["process"] for entry in wx.json("check_client")["client"]} == {"stopped"}
+    wx.machine.systemctl("start", "wxclients.target")
+    wx.until("a", "scaning")
+
+
+def test_who_stops_all_clients_in_the_midst_of_their_start_stops_every_one(wx: Installed) -> None:
+    names = [f"n{number}" for number in range(12)]
+    for name in names:
+        wx.json("start_client", client=name)
+    wx.machine.systemctl("stop", "wxclients.target")
+
+    def up() -> int:
+        return sum(entry["process"] != "stopped" for entry in wx.json("check_client")["client"])
+
+    for count in (1, 4, 8):
+        wx.machine.systemctl("start", "--no-block", "wxclients.target")
+        eventually(lambda count=count: up() >= count, what=f"{count} of them are up")  # type: ignore[misc]
+        stop_all_units(wx)
+        assert up() == 0
 
 
 def test_the_controller_starts_and_answers_with_a_broken_record_and_without_a_bus(wx: Installed) -> None:
@@ -431,9 +508,29 @@ def test_what_an_operator_does_shows_at_once_and_stands(wx: Installed) -> None:
     assert wx.until("a", "running")["port"] == third["port"]
 
 
+def test_a_stop_is_a_stop_whatever_an_operator_does_meanwhile(wx: Installed) -> None:
+    """Nothing is left that runs and has no record."""
+
+    def running() -> list[str]:
+        titles = wx.machine.run("sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null; true").stdout.split("\0")
+        return [title for title in titles if title == "wxclient(raced)"]
+
+    for _ in range(25):
+        wx.json("start_client", client="raced")
+        with ThreadPoolExecutor() as pool:
+            restart = pool.submit(wx.machine.run, "systemctl", "restart", "wxclient@raced", check=False)
+            reply = wx.json("stop_client", client="raced")
+            restart.result()
+        assert reply["code"] in (0, 7), reply
+        eventually(lambda: wx.json("check_client", client="raced")["code"] == 1, what="it is gone")
+        eventually(lambda: not running(), what="nobody runs without a record")
+        wx.machine.systemctl("stop", "wxclient@raced")
+        wx.machine.systemctl("reset-failed")
+
+
 def test_one_name_stops_and_starts_all(wx: Installed) -> None:
     ports = {name: wx.json("start_client", client=name)["port"] for name in ("a", "b")}
-    wx.machine.systemctl("stop", "wxclients.target")
+    stop_all_units(wx)
     assert {entry["process"] for entry in wx.json("check_client")["client"]} == {"stopped"}
     wx.machine.systemctl("start", "wxclients.target")
     assert {name: wx.until(name, "scaning")["port"] for name in ports} == ports

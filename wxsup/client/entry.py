@@ -11,7 +11,7 @@ from pathlib import Path
 from wxsup import daemon, files, names, options, record
 from wxsup.client.keys import Keys, read
 from wxsup.errors import RecordInvalid
-from wxsup.model import Exit
+from wxsup.model import Exit, Want
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ def run(
         chosen = options.from_environment(environment)
         if names.slug(chosen.account) != slug:
             raise RecordInvalid(f"the record is of {chosen.account!r}, not of {slug}")
+        if environment.get(record.WANT) == Want.GONE.value:  # somebody starts it by hand while it is being removed
+            raise RecordInvalid("this client was stopped by the controller, which is about to remove it")
         foreign = environment.get(record.DRIVER) == options.FOREIGN
         keys = _keys(secret_path, foreign, handed_over)
     except (OSError, ValueError, RecordInvalid) as ex:
