@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from wxsup import daemon, files, names, options, record
+from wxsup.client import seccomp
 from wxsup.client.keys import Keys, read
 from wxsup.errors import RecordInvalid
 from wxsup.model import Exit, Want
@@ -26,6 +27,7 @@ def run(
     daemon.set_up_logging("info")
     if "INVOCATION_ID" in os.environ:  # of systemd, which keeps clients apart: let them not look into each other
         daemon.hide()
+        seccomp.signal_no_owners()
     try:
         environment: Mapping[str, str] = os.environ
         if record_path:
