@@ -269,6 +269,20 @@ def test_a_client_that_cannot_start_is_given_up_and_start_client_tries_again(wx:
     assert wx.until("a", "scaning")["port"] == port
 
 
+def test_a_client_that_is_restarted_too_often_by_hand_is_given_up_with_that_reason(wx: Installed) -> None:
+    wx.json("start_client", client="a")
+    wx.until("a", "scaning")
+    statuses = [
+        wx.machine.run("systemctl", "restart", "wxclient@a", check=False).returncode
+        for _ in range(10)  # StartLimitBurst=, and the start before
+    ]
+    assert statuses == [0] * 9 + [1]
+    state = wx.state("a")
+    assert (state["process"], state["reason"], state["pid"]) == ("failed", "start-limit-hit", None)
+    assert wx.json("start_client", client="a")["code"] == 0
+    wx.until("a", "scaning")
+
+
 def test_a_client_on_its_way_down_is_started_anew(wx: Installed) -> None:
     """Not taken for one that runs, whatever was known of it before."""
     wx.drop_in("a", "[Service]\nExecStop=/bin/sleep 3\n")
@@ -313,10 +327,12 @@ def test_a_client_without_a_template_unit_is_refused_with_the_reason(wx: Install
 
 def test_a_client_that_hangs_is_killed_by_the_watchdog_and_a_healthy_one_is_not(wx: Installed) -> None:
     for name in ("hangs", "healthy"):
-        wx.drop_in(name, "[Service]\nWatchdogSec=2\n")
+        wx.drop_in(name, "[Service]\nWatchdogSec=2\nRestartSec=3\n")
     try:
         pids = {name: running(wx, name)["pid"] for name in ("hangs", "healthy")}
         wx.machine.run("kill", "-STOP", str(pids["hangs"]))
+        reason = eventually(lambda: str(wx.state("hangs").get("reason", "")), what="the reason")
+        assert reason.startswith("watchdog, killed by SIG"), reason
         eventually(lambda: wx.state("hangs").get("pid") not in (None, pids["hangs"]), what="a new process")
         wx.until("hangs", "running")
         assert wx.state("healthy")["pid"] == pids["healthy"]
