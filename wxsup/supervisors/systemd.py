@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jeepney import DBusAddress, HeaderFields, MatchRule, Properties
+from jeepney import DBusAddress, HeaderFields, MatchRule, Properties, message_bus, new_method_call
 
 from wxsup import faults, names
 from wxsup.dbus import Bus, CallRefused
@@ -226,13 +226,13 @@ class _Job:
     def __init__(self, bus: Bus, method: str, unit: str) -> None:
         # Who watches before asking misses nothing.
         self.path = _path(unit)
-        changed = {"interface": "org.freedesktop.DBus.Properties", "member": "PropertiesChanged"}
-        bus.listen(MatchRule(type="signal", sender=_SYSTEMD, path=self.path, **changed))
+        kind = {"interface": "org.freedesktop.DBus.Properties", "member": "PropertiesChanged"}
+        changed = MatchRule(type="signal", sender=_SYSTEMD, path=self.path, **kind)
         removed = MatchRule(type="signal", sender=_SYSTEMD, interface=_MANAGER.interface, member="JobRemoved")
         removed.add_arg_condition(2, unit)
-        bus.listen(removed)
+        watch = [message_bus.AddMatch(changed), message_bus.AddMatch(removed), new_method_call(_MANAGER, "Subscribe")]
         with _tolerated(f"{_SYSTEMD}.AlreadySubscribed"):
-            _call(bus, "Subscribe")
+            bus.ask_all(watch)
         self._bus = bus
         self._job = _call(bus, method, "ss", unit, "replace")
         self.changes: dict[str, Any] = {}
