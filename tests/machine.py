@@ -83,7 +83,7 @@ fi
 mkdir -p old
 pivot_root . old
 umount -l /old
-# As PID 1 does outside of containers; LoadCredential= needs it.
+# As PID 1 does outside of containers; what is mounted later must reach the namespaces of services.
 mount --make-rshared /
 exec env -i container=other PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     /lib/systemd/systemd --system --unit=multi-user.target --show-status=no --log-target=journal

@@ -201,10 +201,12 @@ def refresh(config: Path | None, flags: dict[str, str]) -> None:
 
 
 @main.command()
+@click.option("--patience", type=float, default=0.0, help="seconds for which to go on asking a supervisor that is away")
 @_with_settings
-def resume(config: Path | None, flags: dict[str, str]) -> None:
+def resume(config: Path | None, flags: dict[str, str], patience: float) -> None:
     """Start every client that is to be up and is not, as after a boot."""
-    if failed := _prepared(config, flags).resume():
+    daemon.hold_stop()
+    if failed := _prepared(config, flags).resume(patience=patience, stop=daemon.stop_told):
         raise Refusal(f"not started: {', '.join(failed)}")
 
 

@@ -28,6 +28,7 @@ from wxsup.errors import (
 )
 from wxsup.model import Client, State, Status, Want
 from wxsup.registry import Broken, Registry
+from wxsup.resume import Resume, Stop, Stopped
 from wxsup.settings import Settings
 from wxsup.supervisors import ALIVE, Supervisor
 
@@ -159,12 +160,19 @@ class Controller:
         """Raise SupervisorUnreachable, with what to do about it, unless the supervisor would start and stop clients."""
         self._supervisor.check()
 
-    def resume(self) -> list[str]:
-        """Start every client that is to be up and is not, as after a boot; return the names of those that fail."""
-        self.sync()
-        broken = [names.name(record.slug) for record in self.broken()]
-        wanted = [client for client in self.clients() if client.want is Want.UP]
-        return broken + [client.name for client in wanted if not self._resume(client.slug)]
+    def resume(self, *, patience: float = 0.0, stop: Stop = lambda seconds: False) -> list[str]:
+        """Start every client that is to be up and is not, as after a boot; return the names of those that fail.
+
+        A supervisor that cannot be asked is asked again until `patience` seconds have passed. `stop` waits for so many
+        seconds and tells whether to end; a start that it meets is taken back.
+        """
+        for client in self.clients():
+            if client.want is Want.GONE:
+                self._finish(client.slug)
+        try:
+            return Resume(self._registry, self._supervisor, self._settle, stop).run(patience)
+        except Stopped:
+            return []
 
     def sync(self) -> None:
         """Finish every start and stop that was cut short; start nothing else, whatever the supervisor says of it."""
@@ -189,7 +197,7 @@ class Controller:
 
     def _refresh(self, client: Client, definitions: bool) -> None:
         derived = self._derived(client)
-        if derived != client or not self._registry.secrets_stand(client.slug):
+        if derived != client or not self._registry.secrets_stand(derived):
             self._registry.save(derived)
         if definitions and derived.want is Want.UP:
             for path, text in self._supervisor.render(derived).items():
@@ -261,18 +269,6 @@ class Controller:
                 path_of(client, option).unlink(missing_ok=True)
         faults.point("stop.cleaned")
         self._registry.remove(client)
-
-    def _resume(self, slug: str) -> bool:
-        try:
-            with self._registry.claimed(slug, timeout=CLAIM_TIMEOUT):
-                client = self._registry.find(slug)
-                if client and client.want is Want.UP:
-                    self._supervisor.start(client)
-                    self._settle(client)
-        except (WxsupError, OSError) as ex:
-            logger.error("client not started", extra={"action": "resume", "client": slug, "reason": str(ex)})
-            return False
-        return True
 
     def _finish(self, slug: str) -> None:
         try:

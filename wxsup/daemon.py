@@ -132,6 +132,16 @@ def on_stop(stop: Any) -> None:
         signal.signal(number, handle)
 
 
+def hold_stop() -> None:
+    """Have the signals of on_stop() wait until stop_told() asks for them: what is under way is not broken off."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+def stop_told(seconds: float) -> bool:
+    """Tell whether a held signal has come, waiting so long for one (sigtimedwait(2))."""
+    return signal.sigtimedwait(STOP_SIGNALS, seconds) is not None
+
+
 def on_stop_end() -> None:
     """Let the signals of on_stop() end us at once again, as they do a program that knows nothing of them."""
     for number in STOP_SIGNALS:

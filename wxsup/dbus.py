@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from jeepney import DBusAddress, HeaderFields, MatchRule, Message, MessageType, Parser, message_bus, new_method_call
+from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, message_bus, new_method_call
 from jeepney.auth import BEGIN, AuthenticationError, Authenticator
 from jeepney.bus import get_bus
 
@@ -77,10 +77,6 @@ class Bus:
     def ask_all(self, messages: Sequence[Message]) -> list[Any]:
         """Send calls, many at a time, and return what each returns; raise CallRefused for the first that fails."""
         return [reply for at in range(0, len(messages), WINDOW) for reply in self._batch(messages[at : at + WINDOW])]
-
-    def listen(self, rule: MatchRule) -> None:
-        """Have signals that match `rule` sent to us."""
-        self.ask(message_bus.AddMatch(rule))
 
     def signal(self, deadline: float) -> Message:
         """Return the next signal; raise TimeoutError when none comes before `deadline` (time.monotonic())."""

@@ -100,7 +100,8 @@ def units(place: Place) -> Mapping[Path, str]:
     else:
         # polkit(8) before 124, and dbus-daemon(1), look into these two folders only.
         rights = Path("/usr/share" if place.prefix == Path("/usr") else "/etc")
-        lib = place.prefix / "lib"
+        # And systemd into these (systemd.unit(5), sysusers.d(5), tmpfiles.d(5)).
+        lib = place.prefix / "lib" if place.prefix in (Path("/usr"), Path("/usr/local")) else Path("/etc")
         found = {lib / "systemd/system" / name: name for name in UNITS} | {
             lib / "sysusers.d/wxsup.conf": "sysusers.conf",
             lib / "tmpfiles.d/wxsup.conf": "tmpfiles.conf",

@@ -66,17 +66,20 @@ def replace(path: Path, data: str | bytes, *, mode: int = 0o600, group: str = ""
         sync_directory(path.parent)
 
 
-def read_plain(path: Path, *, limit: int = 1 << 20) -> bytes:
+def read_plain(path: Path, *, limit: int = 1 << 20, handed_over: bool = False) -> bytes:
     """Return what is in a plain file of `limit` bytes at most.
 
     Raises OSError for anything else that lies there, such as a link to a file that only we may read or a pipe that
-    nobody writes to: others may have put it there.
+    nobody writes to: others may have put it there. With `handed_over` also for what is ours, root's, or not given to
+    our group: root may have mounted it there at the wish of somebody who cannot read it.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
             raise OSError(errno.EINVAL, "it is no plain file, or too large", str(path))
+        if handed_over and (found.st_gid != os.getegid() or found.st_uid in (0, os.geteuid())):
+            raise OSError(errno.EPERM, "the controller has not given it to us", str(path))
         return os.read(descriptor, limit)
     finally:
         os.close(descriptor)

@@ -10,6 +10,10 @@ from wxsup.settings import Settings
 from wxsup.supervisors import Supervisor
 from wxsup.supervisors.supervisord import Supervisord
 
+# dbus-daemon(1) lets one user have 256; while the controller is reloaded there are twice the workers, and commands.
+BUS_CONNECTIONS = 112
+MOST_CONNECTIONS = 32  # of one worker; more only wait for each other in systemd
+
 
 def supervisor(settings: Settings, registry: Registry) -> Supervisor:
     """Return the supervisor that `settings` name; raise SettingInvalid where what it needs is not installed."""
@@ -20,10 +24,18 @@ def supervisor(settings: Settings, registry: Registry) -> Supervisor:
             raise SettingInvalid(
                 f"supervisor is 'systemd', which needs {ex.name}: pip install 'wxsup[systemd]'"
             ) from ex
-        return Systemd("SYSTEM" if settings.systemd_scope == "system" else "SESSION")
+        return Systemd(
+            "SYSTEM" if settings.systemd_scope == "system" else "SESSION",
+            connections=connections(settings.workers),
+        )
     return Supervisord(
         settings.supervisord_socket, settings.supervisord_include, lambda client: _section(client, settings, registry)
     )
+
+
+def connections(workers: int) -> int:
+    """Return at how many connections to the bus each of so many workers may ask."""
+    return min(MOST_CONNECTIONS, BUS_CONNECTIONS // workers)
 
 
 def _section(client: Client, settings: Settings, registry: Registry) -> str:

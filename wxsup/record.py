@@ -17,6 +17,7 @@ from wxsup.model import Client, Want
 SCHEMA = "1"
 
 DRIVER = "WXCLIENT_DRIVER"
+WANT = "WXCLIENT_WANT"
 ACCOUNT = "MOJO_WEIXIN_ACCOUNT"
 PORT = "MOJO_WEIXIN_PLUGIN_OPENWX_PORT"
 
@@ -32,7 +33,7 @@ def dumps(client: Client) -> str:
     header = {
         "WXCLIENT_RECORD": SCHEMA,
         "WXCLIENT_SLUG": client.slug,
-        "WXCLIENT_WANT": client.want.value,
+        WANT: client.want.value,
         "WXCLIENT_PENDING": str(int(client.pending)),
         "WXCLIENT_CREATED": repr(client.created),
         DRIVER: client.driver,
@@ -64,7 +65,7 @@ def loads(text: str) -> Client:
             driver=values[DRIVER],
             params=params,
             environment={key: value for key, value in values.items() if key not in _OWN},
-            want=Want(values["WXCLIENT_WANT"]),
+            want=Want(values[WANT]),
             pending=values["WXCLIENT_PENDING"] == "1",
             created=float(values["WXCLIENT_CREATED"]),
         )

@@ -20,11 +20,13 @@ from typing import TypeVar, cast
 from wxsup import files, names, record
 from wxsup.errors import ClientBusy, NoFreePort, RecordInvalid, TooManyClients
 from wxsup.model import Client
+from wxsup.options import FOREIGN
 
 Kept = TypeVar("Kept", Client, tuple[str, str])
 
 LAST_PORT = 65000
 LEAST_KEY = 16  # characters
+NO_SECRETS = ("", "")
 FOLDER_TIMEOUT = 10.0
 
 
@@ -79,17 +81,22 @@ class Registry:
     def secret(self, slug: str) -> str:
         """Return the secret of the hop to this client; raise RecordInvalid if there is none that could be one."""
         found = self._read(self.secret_path(slug), _secrets)
-        if found is None:
-            raise RecordInvalid(f"{self.secret_path(slug)} is missing; stop and start the client")
+        if found is None or found == NO_SECRETS:
+            raise RecordInvalid(f"{self.secret_path(slug)} is missing or empty; stop and start the client")
         return found[0]
 
-    def secrets_stand(self, slug: str) -> bool:
-        """Tell whether this client has the secrets that it is to have; raise OSError when that cannot be known."""
+    def secrets_stand(self, client: Client) -> bool:
+        """Tell whether this client has the secrets that it is to have; raise OSError when that cannot be known.
+
+        A foreign program is to have none: its file is empty.
+        """
         try:
-            found = self._read(self.secret_path(slug), _secrets)
+            found = self._read(self.secret_path(client.slug), _secrets)
         except RecordInvalid:
             return False
-        return found is not None and found[1] == post_key(self._post_secret)
+        if found is None or client.driver == FOREIGN:
+            return found == NO_SECRETS
+        return found != NO_SECRETS and found[1] == post_key(self._post_secret)
 
     def slugs(self) -> list[str]:
         """Return the slugs of all records, in order."""
@@ -123,8 +130,8 @@ class Registry:
 
     def save(self, client: Client) -> None:
         """Write the record of `client`, in place of an older one, after its secrets if they are not there yet."""
-        if not self.secrets_stand(client.slug):
-            self._save_secrets(client.slug)
+        if not self.secrets_stand(client):
+            files.replace(self.secret_path(client.slug), self._secrets(client), group=self._readers)
         files.replace(self.path(client.slug), record.dumps(client), group=self._readers)
 
     def remove(self, client: Client) -> None:
@@ -154,13 +161,15 @@ class Registry:
         except BlockingIOError as ex:
             raise ClientBusy("another start or stop of this client is under way") from ex
 
-    def _save_secrets(self, slug: str) -> None:
+    def _secrets(self, client: Client) -> str:
+        """Return what the secret file of `client` is to hold; the secret of the hop stays if there is one."""
+        if client.driver == FOREIGN:
+            return ""
         try:
-            hop = self.secret(slug)
+            hop = self.secret(client.slug)
         except RecordInvalid:
             hop = secrets.token_hex(32)
-        lines = [hop, key] if (key := post_key(self._post_secret)) else [hop]
-        files.replace(self.secret_path(slug), "\n".join(lines), group=self._readers)
+        return "\n".join([hop, key] if (key := post_key(self._post_secret)) else [hop])
 
     def _read(self, path: Path, load: Callable[[str], Kept]) -> Kept | None:
         """Return what `load` makes of a file, None if there is none; the same file is not read twice."""
@@ -193,6 +202,8 @@ def post_key(path: Path | None) -> str:
 
 def _secrets(text: str) -> tuple[str, str]:
     """Return the secret of the hop and that of the posts, "" for none."""
+    if not text:
+        return NO_SECRETS
     hop, _, post = text.partition("\n")
     if not re.fullmatch("[0-9a-f]{64}", hop):
         raise RecordInvalid("it is no secret of ours")

@@ -24,7 +24,7 @@ from wxsup.model import Client, State, Status
 from wxsup.supervisors import Supervisor
 from wxsup.supervisors.memory import Memory
 from wxsup.supervisors.supervisord import Supervisord
-from wxsup.supervisors.systemd import Systemd
+from wxsup.supervisors.systemd import STOPS, Systemd
 
 HOSTILE = ["客服 02", "%s%(x)s", "a;b #c", "..", "-rf", "'\"", "{{7*7}}${HOME}"]
 SLEEPER = [sys.executable, "-c", "import signal; signal.pause()"]
@@ -392,3 +392,36 @@ def test_after_a_restart_of_supervisord_every_client_runs_again(real: RealSuperv
     real.up()
     eventually(lambda: all(status.pid for status in real.supervisor.status("a", "b").values()))
     assert set(real.supervisor.status()) == {"a", "b"}
+
+
+# What only systemd can do wrong.
+
+
+@pytest.fixture
+def real_systemd(machine: Machine) -> Iterator[RealSystemd]:
+    found = RealSystemd(machine)
+    yield found
+    found.clear()
+
+
+@pytest.mark.parametrize("point", ["stop.stopped", "stop.removed"])
+@pytest.mark.parametrize(("starts", "stopped"), [(1, True), (STOPS - 1, True), (STOPS, False)])
+def test_a_stop_that_a_start_by_hand_meets_is_made_again(
+    real_systemd: RealSystemd, monkeypatch: pytest.MonkeyPatch, point: str, starts: int, stopped: bool
+) -> None:
+    left = [None] * starts
+
+    def operator(step: str) -> None:
+        if step == point and left:
+            left.pop()
+            real_systemd.machine.systemctl("start", real_systemd.unit(client()))
+
+    real_systemd.supervisor.start(client())
+    monkeypatch.setattr("wxsup.faults.point", operator)
+    if stopped:
+        real_systemd.supervisor.stop(client())
+        assert real_systemd.supervisor.status() == {}
+    else:
+        with pytest.raises(SupervisorUnreachable, match="again and again"):
+            real_systemd.supervisor.stop(client())
+    assert not left

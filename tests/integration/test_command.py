@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,21 +19,63 @@ import pytest
 
 from tests.deadline import eventually
 from tests.installation import SCRIPTS, Calls, Installation
-from tests.installed import Installed
+from tests.installed import ROOT, Installed
 from wxsup import names
 
 PROGRAM = """
-import json, os
+import ctypes, fcntl, json, os, platform, signal
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 told = {name.removeprefix("MOJO_WEIXIN_"): value for name, value in os.environ.items()}
 
+def by_number(number, *arguments):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(number, *arguments) < 0:
+        raise OSError(ctypes.get_errno(), "")
+
+def own(pid, number):
+    end, other = os.pipe()
+    fcntl.fcntl(end, fcntl.F_SETOWN, pid)
+    fcntl.fcntl(end, fcntl.F_SETSIG, number)
+    fcntl.fcntl(end, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    os.write(other, b"x")
+
+tkill, tgkill, queue = {"x86_64": (200, 234, 129), "aarch64": (130, 131, 138)}[platform.machine()]
+WAYS = {
+    "kill": os.kill,
+    "killpg": lambda pid, number: os.kill(-pid, number),
+    "tkill": lambda pid, number: by_number(tkill, pid, number),
+    "tgkill": lambda pid, number: by_number(tgkill, pid, pid, number),
+    "sigqueue": lambda pid, number: by_number(queue, pid, number, (ctypes.c_int * 32)(number, 0, -1)),
+    "pidfd": lambda pid, number: signal.pidfd_send_signal(os.pidfd_open(pid), number),
+    "owner": own,
+}
+
+def ways(pid):
+    said = {}
+    for name, way in WAYS.items():
+        try:
+            way(pid, signal.SIGKILL)
+            said[name] = 0
+        except OSError as ex:
+            said[name] = ex.errno
+    return said
+
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         url = urlsplit(self.path)
-        body = json.dumps({"code": 0, "account": told["ACCOUNT"], "path": url.path}).encode()
+        if url.path == "/openwx/abort":
+            os.abort()
+        told_it = {"code": 0, "account": told["ACCOUNT"], "path": url.path}
+        if url.path == "/openwx/signal":
+            told_it = ways(int(parse_qs(url.query)["pid"][0]))
+        elif url.path == "/openwx/child":
+            child = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "1000")
+            os.kill(child, signal.SIGTERM)
+            told_it["ended_by"] = os.WTERMSIG(os.waitpid(child, 0)[1])
+        body = json.dumps(told_it).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -44,6 +89,7 @@ Path(told["STATE_PATH"]).write_text(json.dumps({"pid": os.getpid(), "state": "sc
 server.serve_forever()
 """
 
+PAGE = ROOT / "docs/howto/command.md"
 NAME = "客 '1'"
 ARGUMENT = "two %words"
 POST_API = "http://127.0.0.1:9/post?token=a%2Fb&client=nobody"
@@ -181,11 +227,15 @@ def test_it_finds_what_the_page_says_in_its_environment(site: Site) -> None:
 
 
 def test_it_is_given_no_secret_and_no_way_to_speak_in_our_name(site: Site) -> None:
-    told = site.environment(site.start(NAME))
-    secret = site.run("cat", str(site.records / f"{names.program(names.slug(NAME))}.secret")).stdout
-    assert len(secret) == 64
-    assert not [name for name, value in told.items() if secret in value]
-    assert told.keys().isdisjoint({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"})
+    pid = site.start(NAME)
+    told = site.environment(pid)
+    assert told.keys().isdisjoint({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
+    assert site.run("cat", str(site.records / f"{names.program(names.slug(NAME))}.secret")).stdout == ""
+    site.start("ours", driver="ilink")
+    assert len(site.run("cat", str(site.records / "wxclient-ours.secret")).stdout) == 64
+    if isinstance(site.wx, Installed):  # which shows the program the file of its own
+        seen = ("nsenter", "--target", str(pid), "--mount", "cat", "/run/wxclient/.secret")
+        assert site.run(*seen).stdout == ""
 
 
 def test_it_holds_the_account_for_as_long_as_it_lives(site: Site) -> None:
@@ -246,17 +296,22 @@ def test_killed_it_is_back_on_its_port(site: Site) -> None:
     assert site.wx.json("get_client_info", client="killed")["code"] == 0
 
 
-def test_status_77_is_its_end_and_any_other_is_not(site: Site) -> None:
-    pids = {name: site.start(name) for name in ("lost", "failing")}
+def test_status_77_or_none_is_its_end_and_any_other_is_not(site: Site) -> None:
+    pids = {name: site.start(name) for name in ("lost", "failing", "done")}
     for name in pids:
         eventually(lambda name=name: site.wx.state(name)["process"] == "running")  # type: ignore[misc]
     site.wx.json("end", client="lost", code="77")
     eventually(lambda: site.wx.state("lost").get("reason") == "exit status 77", what="its end")
+    site.wx.json("end", client="done", code="0")
+    eventually(lambda: site.wx.state("done")["process"] == "stopped", what="its end")
     site.wx.json("end", client="failing", code="3")
     eventually(lambda: site.wx.state("failing")["pid"] not in (None, pids["failing"]), what="a new process")
     lost = site.wx.state("lost")
     assert (lost["state"], lost["pid"], lost["reason"]) == ("stop", None, "exit status 77")
-    assert site.start("lost") != pids["lost"]
+    done = site.wx.state("done")
+    assert (done["process"], done["state"], done["pid"]) == ("stopped", "stop", None)
+    for name in ("lost", "done"):
+        assert site.start(name) != pids[name]
 
 
 def test_a_program_that_is_not_there_is_named_and_runs_once_it_is(site: Site) -> None:
@@ -300,3 +355,46 @@ def test_systemd_takes_it_for_ready_and_lets_it_live_without_feeding_the_watchdo
         assert (wx.show("quiet", "MainPID"), wx.show("quiet", "NRestarts")) == (str(pid), "0")
     finally:
         wx.drop_in("quiet", "")
+
+
+@only_systemd
+def test_who_is_taken_over_can_signal_no_other_client(site: Site) -> None:
+    victims = {name: site.start(name, **params) for name, params in (("ours", {"driver": "ilink"}), ("theirs", {}))}
+    site.start("evil")
+    for name, pid in victims.items():
+        said = site.wx.json("signal", client="evil", pid=str(pid))
+        assert len(said) == 7
+        assert set(said.values()) == {errno.EPERM}, name
+    for name, pid in victims.items():
+        assert (site.wx.state(name)["pid"], site.wx.state(name)["process"]) == (pid, "running")
+
+
+@only_systemd
+def test_our_own_client_is_held_back_as_well(site: Site) -> None:
+    """By two filters: that of the unit, and its own."""
+    pids = [site.start("ours", driver="ilink"), site.start("theirs")]
+    filters = [site.run("grep", "^Seccomp_filters", f"/proc/{pid}/status").stdout for pid in pids]
+    assert filters[0] == filters[1]
+
+
+@only_systemd
+def test_who_crashes_dies_though_it_may_not_signal_itself(site: Site) -> None:
+    pid = site.start("crashing")
+    eventually(lambda: site.wx.state("crashing")["process"] == "running")
+    site.wx.call("abort", {"client": "crashing"})
+    eventually(lambda: site.wx.state("crashing")["pid"] not in (None, pid), what="a new process")
+    assert "code=dumped" in site.log("crashing") or "code=killed" in site.log("crashing")
+
+
+@only_systemd
+def test_a_program_may_end_its_children_where_the_operator_lets_it(site: Site) -> None:
+    assert isinstance(site.wx, Installed)
+    (allowed,) = re.findall(r"^    (SystemCallFilter=.*)$", PAGE.read_text(), re.MULTILINE)
+    site.start("parent")
+    assert "ended_by" not in site.wx.call("child", {"client": "parent"}).text
+    site.wx.drop_in("allowed", f"[Service]\n{allowed}\n")
+    try:
+        site.start("allowed")
+        assert site.wx.json("child", client="allowed")["ended_by"] == signal.SIGTERM
+    finally:
+        site.wx.drop_in("allowed", "")

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 import requests
@@ -93,7 +94,7 @@ def test_the_controller_reads_state_and_code_of_a_client_and_nothing_else(wx: In
     wx.until("mine", "scaning")
     for name in ("state_mine.json", "qrcode_mine.jpg"):
         wx.machine.run("cp", f"/run/wxclient/mine/mojo_weixin_{name}", "/dev/null", user="wxsup")
-    for path in ("/var/lib/wxclient/mine", "/run/credentials/wxclient@mine.service"):
+    for path in ("/var/lib/wxclient/mine", f"/proc/{wx.show('mine', 'MainPID')}/root/run"):
         assert wx.machine.run("ls", path, user="wxsup", check=False).returncode != 0
     for path in ("/run/wxclient/mine/x", "/var/lib/wxclient/x"):
         assert wx.machine.run("touch", path, user="wxsup", check=False).returncode != 0
@@ -112,7 +113,8 @@ def test_clients_cannot_see_one_another(wx: Installed) -> None:
         done = wx.machine.run("nsenter", "--target", pid, "--mount", *become, *words, check=False)
         return done.returncode, done.stdout
 
-    assert inside("ls", "/var/lib/wxclient", "/run/wxclient") == (0, "/run/wxclient:\na\n\n/var/lib/wxclient:\na\n")
+    assert inside("ls", "-A", "/run/wxclient") == (0, ".record\n.secret\na\n")
+    assert inside("ls", "-A", "/var/lib/wxclient") == (0, "a\n")
     assert inside("cat", "/run/wxclient/.record")[0] == 0, "its own it can read"
     for folder in (
         "/var/lib/wxsup/clients",
@@ -127,25 +129,61 @@ def test_clients_cannot_see_one_another(wx: Installed) -> None:
         assert inside("touch", path)[0] != 0, path
 
 
-def test_root_opens_no_file_of_the_controllers_user(wx: Installed) -> None:
-    """Who is wxsup must get neither at the files of root through a client, nor make PID 1 wait."""
-    wx.machine.run("sh", "-c", "echo top secret > /root/secret; chmod 600 /root/secret")
-    clients = "/var/lib/wxsup/clients/wxclient-evil"
-    wx.machine.run("sh", "-c", f"mkfifo {clients}.env && ln -s /root/secret {clients}.secret", user="wxsup")
+PLANTED = {
+    "a link to a file": "ln -s /root/private/dump $0",
+    "a link to a folder": "ln -s /root/private $0",
+    "a link to nothing": "ln -s /root/nothing $0",
+    "a pipe": "mkfifo $0",
+    "a folder": "mkdir $0",
+    "too much": "truncate --size 10G $0; chgrp wxclient $0; chmod 640 $0",
+    "a link as the folder": "mv ~wxsup/clients ~wxsup/away; ln -s /root/private ~wxsup/clients",
+}
+
+
+@pytest.mark.parametrize("kind", ["env", "secret"])
+@pytest.mark.parametrize("planted", PLANTED)
+def test_nothing_of_roots_reaches_a_client_through_the_folder_of_the_controllers_user(
+    wx: Installed, planted: str, kind: str
+) -> None:
+    """Who is wxsup, and so chooses the client's program, gets at no file of root's, and does not make PID 1 wait."""
+    machine, clients, evil = wx.machine, "/var/lib/wxsup/clients", "wxclient-evil"
+    victims = f"cd /root/private && echo top secret | tee dump {evil}.env {evil}.secret"
+    machine.run("sh", "-c", f"umask 022; mkdir -m 700 /root/private; {victims}")
+    looted, settings = "/run/wxclient/evil/loot", "/run/wxsup/evil.toml"
+    program = f"command = \"sh -c 'grep -r . /run/wxclient > {looted}; sleep 60'\"\ndriver = 'command'\n"
+    machine.path(settings).write_text(machine.path("/etc/wxsup/wxsup.toml").read_text() + program)
+    machine.run("wxsup", "start", "evil", "--config", settings, user="wxsup")
+    eventually(lambda: machine.path(looted).exists(), what="the program is at work")
+    machine.systemctl("stop", "wxclient@evil")
+    machine.path(looted).unlink()
+    machine.run("cp", "-r", clients, "/var/lib/wxsup/before", user="wxsup")
+    machine.run("sh", "-c", f"rm $0; {PLANTED[planted]}", f"{clients}/{evil}.{kind}", user="wxsup")
     try:
-        wx.machine.run("systemctl", "start", "--no-block", "wxclient@evil", user="wxsup")
-        eventually(lambda: wx.show("evil", "ActiveState") != "inactive", what="it is started")
-        assert wx.json("start_client", client="good")["code"] == 0, "systemd goes on"
-        pid = wx.show("evil", "MainPID")
-        if pid != "0":
-            looked = ["nsenter", "--target", pid, "--mount", "setpriv", "--reuid=wxclient", "--regid=wxclient"]
-            done = wx.machine.run(*looked, "--clear-groups", "cat", "/run/wxclient/.secret", check=False)
-            assert done.returncode != 0
-        assert "top secret" not in wx.machine.run("journalctl", "-u", "wxclient@evil").stdout
+        done = machine.run("systemctl", "start", "wxclient@evil", user="wxsup", check=False)
+        assert done.returncode != 0, done.stderr
+        assert not machine.path(looted).exists(), "its program is not run"
+        assert wx.show("evil", "ExecMainStatus") == "64", "whatever it was"
+        assert "top secret" not in machine.run("journalctl", "-u", "wxclient@evil").stdout
     finally:
-        wx.machine.systemctl("stop", "wxclient@evil")
-        wx.machine.run("sh", "-c", f"rm {clients}.*")
+        machine.systemctl("stop", "wxclient@evil")
+        machine.run("sh", "-c", f"rm -rf /root/private ~wxsup/away {clients}; mv ~wxsup/before {clients}")
+    assert wx.json("start_client", client="good")["code"] == 0
     wx.until("good", "scaning")
+
+
+@pytest.mark.parametrize("unit", ["wxcontroller.service", "wxsup-resume.service"])
+def test_the_controller_lays_no_traps(wx: Installed, unit: str) -> None:
+    folder = "/var/lib/wxsup/traps"
+    wx.machine.run("mkdir", folder, user="wxsup")
+    tried = "touch file; ln file hard; ln -s /root soft; mkfifo pipe"
+    wx.drop_in_of(unit, f"[Service]\nExecStartPre=-/bin/sh -c 'cd {folder}; {tried}'\n")
+    try:
+        wx.machine.systemctl("restart", unit)
+        assert wx.machine.run("ls", folder).stdout == "file\n"
+    finally:
+        wx.drop_in_of(unit, "")
+        wx.machine.run("rm", "-r", folder)
+    eventually(lambda: wx.call("check_client").ok, what="the controller")
 
 
 def test_a_client_cannot_hang_or_fool_the_controller(wx: Installed) -> None:
@@ -231,6 +269,20 @@ def test_a_client_that_cannot_start_is_given_up_and_start_client_tries_again(wx:
     assert wx.until("a", "scaning")["port"] == port
 
 
+def test_a_client_that_is_restarted_too_often_by_hand_is_given_up_with_that_reason(wx: Installed) -> None:
+    wx.json("start_client", client="a")
+    wx.until("a", "scaning")
+    statuses = [
+        wx.machine.run("systemctl", "restart", "wxclient@a", check=False).returncode
+        for _ in range(10)  # StartLimitBurst=, and the start before
+    ]
+    assert statuses == [0] * 9 + [1]
+    state = wx.state("a")
+    assert (state["process"], state["reason"], state["pid"]) == ("failed", "start-limit-hit", None)
+    assert wx.json("start_client", client="a")["code"] == 0
+    wx.until("a", "scaning")
+
+
 def test_a_client_on_its_way_down_is_started_anew(wx: Installed) -> None:
     """Not taken for one that runs, whatever was known of it before."""
     wx.drop_in("a", "[Service]\nExecStop=/bin/sleep 3\n")
@@ -275,10 +327,12 @@ def test_a_client_without_a_template_unit_is_refused_with_the_reason(wx: Install
 
 def test_a_client_that_hangs_is_killed_by_the_watchdog_and_a_healthy_one_is_not(wx: Installed) -> None:
     for name in ("hangs", "healthy"):
-        wx.drop_in(name, "[Service]\nWatchdogSec=2\n")
+        wx.drop_in(name, "[Service]\nWatchdogSec=2\nRestartSec=3\n")
     try:
         pids = {name: running(wx, name)["pid"] for name in ("hangs", "healthy")}
         wx.machine.run("kill", "-STOP", str(pids["hangs"]))
+        reason = eventually(lambda: str(wx.state("hangs").get("reason", "")), what="the reason")
+        assert reason.startswith("watchdog, killed by SIG"), reason
         eventually(lambda: wx.state("hangs").get("pid") not in (None, pids["hangs"]), what="a new process")
         wx.until("hangs", "running")
         assert wx.state("healthy")["pid"] == pids["healthy"]
@@ -338,20 +392,96 @@ def test_without_the_bus_calls_answer_503_and_nothing_is_freed(wx: Installed) ->
     assert wx.json("start_client", client="b")["port"] != first["port"]
 
 
-def test_a_boot_without_a_bus_is_made_up_for(wx: Installed) -> None:
-    wx.json("start_client", client="a")
-    wx.until("a", "scaning")
-    wx.machine.systemctl("stop", "wxclients.target", "dbus.socket", "dbus.service")
-    wx.drop_in_of("wxsup-resume.service", "[Service]\nRestartSec=1\n")
+@contextmanager
+def resume_without_a_bus(wx: Installed) -> Iterator[None]:
+    """Start the unit that starts all clients, and have a bus again once it has found that there is none."""
+
+    def refusals() -> int:
+        return wx.machine.run("journalctl", "-u", "wxsup-resume").stdout.count("clients not started yet")
+
+    before = refusals()
+    wx.machine.systemctl("stop", "dbus.socket", "dbus.service")
     try:
-        wx.machine.systemctl("start", "--no-block", "wxclients.target")
-        failed = ("show", "--value", "--property=NRestarts", "wxsup-resume.service")
-        eventually(lambda: int(wx.machine.systemctl(*failed)) > 0, what="it is tried again")
+        wx.machine.systemctl("start", "--no-block", "wxsup-resume.service")
+        eventually(lambda: refusals() > before, what="it cannot ask")
+        yield
     finally:
         wx.machine.systemctl("start", "dbus.socket", "dbus.service")
         eventually(lambda: wx.call("check_client").ok, what="the bus")
-        wx.until("a", "scaning")
-        wx.drop_in_of("wxsup-resume.service", "")
+        eventually(lambda: not resuming(wx), what="the end of resume")
+
+
+def stop_all_units(wx: Installed) -> None:
+    """Stop the target and wait for what it takes with it, as systemctl does not."""
+    wx.machine.systemctl("stop", "wxclients.target")
+    eventually(
+        lambda: wx.machine.systemctl("list-jobs", "--no-legend") in ("", "No jobs running.\n"), what="all is done"
+    )
+
+
+def resuming(wx: Installed) -> bool:
+    return wx.machine.systemctl("show", "-P", "ActiveState", "wxsup-resume.service").strip() == "activating"
+
+
+def test_a_boot_without_a_bus_is_made_up_for_and_overrules_no_operator(wx: Installed) -> None:
+    for name in ("down", "stopped"):
+        wx.json("start_client", client=name)
+        wx.until(name, "scaning")
+    wx.machine.systemctl("stop", "wxclient@down")
+    with resume_without_a_bus(wx):
+        wx.machine.systemctl("stop", "wxclient@stopped")
+    wx.until("down", "scaning")
+    assert wx.state("stopped")["process"] == "stopped"
+
+
+def test_what_will_not_pass_is_not_tried_again_and_so_nobody_is_overruled(wx: Installed) -> None:
+    """One broken record and one masked client must not have all others started again and again."""
+    for name in ("a", "masked"):
+        wx.json("start_client", client=name)
+        wx.until(name, "scaning")
+    broken = wx.machine.path("/var/lib/wxsup/clients/wxclient-broken.env")
+    broken.write_text("nonsense")
+    wx.machine.systemctl("stop", "wxclient@masked")
+    wx.machine.systemctl("mask", "--runtime", "wxclient@masked.service")
+    try:
+        wx.machine.run("systemctl", "start", "wxsup-resume.service", check=False)
+        wx.machine.systemctl("stop", "wxclient@a")
+        assert wx.machine.systemctl("show", "-P", "ActiveState", "wxsup-resume.service") == "failed\n"
+        assert "not started: broken, masked" in wx.machine.run("journalctl", "-u", "wxsup-resume").stdout
+        assert wx.state("a")["process"] == "stopped"
+    finally:
+        broken.unlink()
+        wx.machine.systemctl("unmask", "--runtime", "wxclient@masked.service")
+        wx.machine.systemctl("reset-failed", "wxsup-resume.service")
+
+
+def test_who_stops_all_clients_stops_the_starting_of_them(wx: Installed) -> None:
+    for name in ("a", "b"):
+        wx.json("start_client", client=name)
+        wx.until(name, "scaning")
+    with resume_without_a_bus(wx):
+        stop_all_units(wx)
+        assert not resuming(wx)
+        assert wx.machine.systemctl("--failed", "--plain", "--no-legend") == ""
+    assert {entry["process"] for entry in wx.json("check_client")["client"]} == {"stopped"}
+    wx.machine.systemctl("start", "wxclients.target")
+    wx.until("a", "scaning")
+
+
+def test_who_stops_all_clients_in_the_midst_of_their_start_stops_every_one(wx: Installed) -> None:
+    names = [f"n{number}" for number in range(12)]
+    for name in names:
+        wx.json("start_client", client=name)
+    wx.machine.systemctl("stop", "wxclients.target")
+
+    def up() -> int:
+        return sum(entry["process"] != "stopped" for entry in wx.json("check_client")["client"])
+
+    for count in (1, 4, 8):
+        wx.machine.systemctl("start", "--no-block", "wxclients.target")
+        eventually(lambda count=count: up() >= count, what=f"{count} of them are up")  # type: ignore[misc]
+        stop_all_units(wx)
+        assert up() == 0
 
 
 def test_the_controller_starts_and_answers_with_a_broken_record_and_without_a_bus(wx: Installed) -> None:
@@ -394,9 +524,29 @@ def test_what_an_operator_does_shows_at_once_and_stands(wx: Installed) -> None:
     assert wx.until("a", "running")["port"] == third["port"]
 
 
+def test_a_stop_is_a_stop_whatever_an_operator_does_meanwhile(wx: Installed) -> None:
+    """Nothing is left that runs and has no record."""
+
+    def running() -> list[str]:
+        titles = wx.machine.run("sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null; true").stdout.split("\0")
+        return [title for title in titles if title == "wxclient(raced)"]
+
+    for _ in range(25):
+        wx.json("start_client", client="raced")
+        with ThreadPoolExecutor() as pool:
+            restart = pool.submit(wx.machine.run, "systemctl", "restart", "wxclient@raced", check=False)
+            reply = wx.json("stop_client", client="raced")
+            restart.result()
+        assert reply["code"] in (0, 7), reply
+        eventually(lambda: wx.json("check_client", client="raced")["code"] == 1, what="it is gone")
+        eventually(lambda: not running(), what="nobody runs without a record")
+        wx.machine.systemctl("stop", "wxclient@raced")
+        wx.machine.systemctl("reset-failed")
+
+
 def test_one_name_stops_and_starts_all(wx: Installed) -> None:
     ports = {name: wx.json("start_client", client=name)["port"] for name in ("a", "b")}
-    wx.machine.systemctl("stop", "wxclients.target")
+    stop_all_units(wx)
     assert {entry["process"] for entry in wx.json("check_client")["client"]} == {"stopped"}
     wx.machine.systemctl("start", "wxclients.target")
     assert {name: wx.until(name, "scaning")["port"] for name in ports} == ports

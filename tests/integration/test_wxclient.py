@@ -452,6 +452,13 @@ def test_a_record_that_is_none_is_a_usage_error(bench: Bench, text: str) -> None
     account = bench.account()
     account.record.write_text(text)
     assert account.start().wait(20) == Exit.USAGE
+
+
+def test_a_client_that_is_being_removed_does_not_run(bench: Bench) -> None:
+    account = bench.account()
+    account.record.write_text(account.record.read_text().replace("WXCLIENT_WANT=up", "WXCLIENT_WANT=gone"))
+    assert account.start().wait(20) == Exit.USAGE
+    assert "about to remove it" in account.log()
     assert "record not usable" in account.log()
 
 

@@ -649,6 +649,17 @@ def test_resume_starts_who_is_to_be_up_and_tells_who_fails(make_world: MakeWorld
     assert "gone" not in statuses
 
 
+def test_resume_finishes_a_stop_that_was_cut_short(make_world: MakeWorld) -> None:
+    world = make_world(Interrupted())
+    world.controller.start("a", {})
+    world.supervisor.fail_at = "stop"  # type: ignore[attr-defined]
+    with pytest.raises(SupervisorUnreachable):
+        world.controller.stop("a")
+    world.supervisor.fail_at, world.supervisor.reachable = "", True  # type: ignore[attr-defined]
+    assert world.controller.resume() == []
+    assert world.controller.clients() == []
+
+
 def test_a_foreign_program_is_called_without_a_secret(make_world: MakeWorld) -> None:
     world = make_world(driver="command", command="/usr/bin/perl client.pl")
     world.controller.start("perl", {})

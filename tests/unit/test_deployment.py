@@ -47,11 +47,24 @@ def test_an_installation_is_everything_that_deploy_has_for_systemd() -> None:
     assert sorted(texts) == sorted(text for name, text in deployed().items() if name.startswith("systemd/"))
 
 
-@pytest.mark.parametrize(("prefix", "rules"), [("/usr", "/usr/share/polkit-1"), ("/usr/local", "/etc/polkit-1")])
-def test_the_polkit_rule_lies_where_polkit_looks(prefix: str, rules: str) -> None:
+@pytest.mark.parametrize(
+    ("prefix", "lib", "rights"),
+    [
+        ("/usr", "/usr/lib", "/usr/share"),
+        ("/usr/local", "/usr/local/lib", "/etc"),
+        ("/opt/x", "/etc", "/etc"),
+        ("/usr/local/wx", "/etc", "/etc"),
+    ],
+)
+def test_everything_lies_where_it_is_looked_for(prefix: str, lib: str, rights: str) -> None:
     paths = units(Place(prefix=Path(prefix)))
-    assert Path(rules) / "rules.d/50-wxsup.rules" in paths
-    assert Path(prefix) / "lib/systemd/system/wxclient@.service" in paths
+    assert {path for path in paths if path.suffix not in (".service", ".socket", ".slice", ".target")} == {
+        Path(lib) / "sysusers.d/wxsup.conf",
+        Path(lib) / "tmpfiles.d/wxsup.conf",
+        Path(rights) / "polkit-1/rules.d/50-wxsup.rules",
+        Path(rights) / "dbus-1/system.d/wxsup.conf",
+    }
+    assert Path(lib) / "systemd/system/wxclient@.service" in paths
 
 
 @pytest.mark.parametrize("path", ["/srv/my wx/bin", "/srv/100%/bin"])

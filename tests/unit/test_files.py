@@ -257,6 +257,26 @@ def test_of_another_users_files_only_plain_ones_are_read(tmp_path: Path) -> None
         files.read_plain(plain, limit=4)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away needs root")
+@pytest.mark.parametrize(
+    ("owner", "group", "taken"), [(65534, 4711, True), (65534, 0, False), (0, 4711, False), (4711, 4711, False)]
+)
+def test_what_is_handed_over_belongs_to_another_user_and_to_our_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: int, group: int, taken: bool
+) -> None:
+    path = tmp_path / "record"
+    path.write_bytes(b"12345")
+    os.chown(path, owner, group)
+    monkeypatch.setattr("os.geteuid", lambda: 4711)
+    monkeypatch.setattr("os.getegid", lambda: 4711)
+    assert files.read_plain(path) == b"12345"
+    if taken:
+        assert files.read_plain(path, handed_over=True) == b"12345"
+    else:
+        with pytest.raises(PermissionError, match="not given it to us"):
+            files.read_plain(path, handed_over=True)
+
+
 def test_a_group_may_read_what_is_written_for_it(tmp_path: Path) -> None:
     import grp
 

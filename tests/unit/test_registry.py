@@ -231,9 +231,25 @@ def test_the_secret_comes_before_the_record_is_private_and_stays_the_same(tmp_pa
     registry.save(dataclasses.replace(one, pending=True))
     assert registry.secret("alice") == first
     registry.remove(one)
-    assert (registry.secrets_stand("alice"), registry.secret_path("alice").exists()) == (False, False)
+    assert (registry.secrets_stand(client("alice")), registry.secret_path("alice").exists()) == (False, False)
     registry.save(one)
     assert registry.secret("alice") not in ("", first)
+
+
+def test_a_foreign_program_has_no_secrets_and_the_client_in_its_place_has(tmp_path: Path, key_file: Path) -> None:
+    registry, ours = make(tmp_path, post_secret=key_file), client("alice")
+    foreign = dataclasses.replace(ours, driver="command")
+    registry.save(ours)
+    assert not registry.secrets_stand(foreign), "those of our own client are no business of another program"
+    registry.save(foreign)
+    assert registry.secrets_stand(foreign)
+    assert registry.secret_path("alice").read_text() == ""
+    with pytest.raises(RecordInvalid, match="missing or empty"):
+        registry.secret("alice")
+    assert not registry.secrets_stand(ours)
+    registry.save(ours)
+    assert registry.secrets_stand(ours)
+    assert len(registry.secret("alice")) == 64
 
 
 # The secret that signs what is posted
@@ -261,23 +277,23 @@ def test_a_change_of_the_key_reaches_the_client_and_leaves_the_hop_alone(tmp_pat
     registry = make(tmp_path, post_secret=key_file)
     registry.save(client("alice"))
     hop = registry.secret("alice")
-    assert registry.secrets_stand("alice")
+    assert registry.secrets_stand(client("alice"))
     key_file.write_text(OTHER_KEY, encoding="utf-8")
-    assert not registry.secrets_stand("alice")
+    assert not registry.secrets_stand(client("alice"))
     registry.save(client("alice"))
-    assert registry.secrets_stand("alice")
+    assert registry.secrets_stand(client("alice"))
     assert keys.read(registry.secret_path("alice")) == keys.Keys(hop, OTHER_KEY)
     without = make(tmp_path)
-    assert not without.secrets_stand("alice")
+    assert not without.secrets_stand(client("alice"))
     without.save(client("alice"))
     assert keys.read(without.secret_path("alice")) == keys.Keys(hop, "")
-    assert without.secrets_stand("alice")
+    assert without.secrets_stand(client("alice"))
 
 
 def test_a_client_of_before_the_key_gets_it_with_its_next_record(tmp_path: Path, key_file: Path) -> None:
     make(tmp_path).save(client("alice"))
     registry = make(tmp_path, post_secret=key_file)
-    assert not registry.secrets_stand("alice")
+    assert not registry.secrets_stand(client("alice"))
     registry.save(client("alice"))
     assert keys.read(registry.secret_path("alice")).post == KEY
 

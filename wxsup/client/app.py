@@ -24,9 +24,10 @@ def main() -> None:
     parser.add_argument("slug", help="the client's name in the form that files and programs carry")
     parser.add_argument("--record", type=Path, help="file with its environment; else the environment itself is taken")
     parser.add_argument("--secret", type=Path, help="file with the secret that a call must carry")
+    parser.add_argument("--handed-over", action="store_true", help="take both only from another user than root")
     arguments = parser.parse_args()
     daemon.stop_with_supervisord()
 
     from wxsup.client.entry import run
 
-    sys.exit(run(arguments.slug, arguments.record, arguments.secret, _stop))
+    sys.exit(run(arguments.slug, arguments.record, arguments.secret, _stop, handed_over=arguments.handed_over))

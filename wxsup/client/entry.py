@@ -5,28 +5,40 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
-from wxsup import daemon, names, options, record
+from wxsup import daemon, files, names, options, record
+from wxsup.client import seccomp
 from wxsup.client.keys import Keys, read
 from wxsup.errors import RecordInvalid
-from wxsup.model import Exit
+from wxsup.model import Exit, Want
 
 logger = logging.getLogger(__name__)
 
 
-def run(slug: str, record_path: Path | None, secret_path: Path | None, stop: threading.Event) -> Exit:
-    """Run the client `slug` until `stop`; its options come from its record, or from the environment without one."""
+def run(
+    slug: str, record_path: Path | None, secret_path: Path | None, stop: threading.Event, *, handed_over: bool = False
+) -> Exit:
+    """Run the client `slug` until `stop`; its options come from its record, or from the environment without one.
+
+    With `handed_over` nothing runs unless both files are the controller's gift (files.read_plain).
+    """
     daemon.set_up_logging("info")
     if "INVOCATION_ID" in os.environ:  # of systemd, which keeps clients apart: let them not look into each other
         daemon.hide()
+        seccomp.signal_no_owners()
     try:
-        environment = record.variables(record_path.read_text(encoding="utf-8")) if record_path else os.environ
+        environment: Mapping[str, str] = os.environ
+        if record_path:
+            environment = record.variables(files.read_plain(record_path, handed_over=handed_over).decode())
         chosen = options.from_environment(environment)
         if names.slug(chosen.account) != slug:
             raise RecordInvalid(f"the record is of {chosen.account!r}, not of {slug}")
+        if environment.get(record.WANT) == Want.GONE.value:  # somebody starts it by hand while it is being removed
+            raise RecordInvalid("this client was stopped by the controller, which is about to remove it")
         foreign = environment.get(record.DRIVER) == options.FOREIGN
-        keys = Keys() if foreign else _keys(secret_path)
+        keys = _keys(secret_path, foreign, handed_over)
     except (OSError, ValueError, RecordInvalid) as ex:
         logger.error("record not usable", extra={"action": "start", "client": slug, "reason": str(ex)})
         return Exit.USAGE
@@ -40,8 +52,12 @@ def run(slug: str, record_path: Path | None, secret_path: Path | None, stop: thr
     return account.run(slug, chosen, environment, keys, stop)
 
 
-def _keys(path: Path | None) -> Keys:
+def _keys(path: Path | None, foreign: bool, handed_over: bool) -> Keys:
+    if foreign:
+        if path and handed_over:  # the program could read what lies there
+            files.read_plain(path, handed_over=True)
+        return Keys()
     if path is None:
         logger.warning("no secret: whoever can reach the port can use the account", extra={"action": "start"})
         return Keys()
-    return read(path)
+    return read(path, handed_over=handed_over)

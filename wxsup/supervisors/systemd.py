@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jeepney import DBusAddress, HeaderFields, MatchRule, Properties
+from jeepney import DBusAddress, HeaderFields, MatchRule, Properties, message_bus, new_method_call
 
 from wxsup import faults, names
 from wxsup.dbus import Bus, CallRefused
@@ -27,7 +27,7 @@ from wxsup.supervisors import Supervisor
 CALL_TIMEOUT = 20.0
 START_TIMEOUT = 30.0
 CLEAN_TIMEOUT, CLEAN_RETRY = 2.0, 0.01
-CONNECTIONS = 32  # dbus-daemon lets one user have 256
+STOPS = 3  # tries of a stop that somebody's start by hand gets in the way of
 STOP_TIMEOUT = 30.0  # more than TimeoutStopSec=, after which systemd kills
 
 _SYSTEMD = "org.freedesktop.systemd1"
@@ -73,11 +73,14 @@ _EXITED = 1  # CLD_EXITED of waitid(2); with every other code the status is the 
 
 
 class Systemd(Supervisor):
-    """The systemd on the bus at `address`, or at the ``SYSTEM`` or the ``SESSION`` bus."""
+    """The systemd on the bus at `address`, or at the ``SYSTEM`` or the ``SESSION`` bus.
 
-    def __init__(self, address: str) -> None:
+    It is asked at so many `connections` at once.
+    """
+
+    def __init__(self, address: str, *, connections: int = 16) -> None:
         self._address = address
-        self._free = threading.BoundedSemaphore(CONNECTIONS)
+        self._free = threading.BoundedSemaphore(connections)
         self._known: dict[str, _Known] = {}
 
     def render(self, client: Client) -> Mapping[Path, str]:
@@ -86,7 +89,7 @@ class Systemd(Supervisor):
     def start(self, client: Client) -> Status:
         unit = _unit(client.slug)
         with self._asking() as bus:
-            for _, path, state in _listed(bus, unit):
+            for _, path, state, _ in _listed(bus, unit):
                 (shown,) = _show(bus, [path])
                 if shown["MainPID"] and state != "deactivating":
                     return _status(shown)
@@ -103,10 +106,14 @@ class Systemd(Supervisor):
     def stop(self, client: Client) -> None:
         unit = _unit(client.slug)
         with self._asking() as bus:
-            _stop(bus, unit)
-            faults.point("stop.stopped")
-            _clean(bus, unit)
-            faults.point("stop.removed")
+            for _ in range(STOPS):
+                if _stop(bus, unit):
+                    faults.point("stop.stopped")
+                    _clean(bus, unit)
+                    faults.point("stop.removed")
+                    if _is_down(bus, unit):
+                        return
+        raise SupervisorUnreachable(f"{unit} was started again and again while it was to be stopped")
 
     def status(self, *slugs: str) -> Mapping[str, Status]:
         patterns = [_unit(slug) for slug in slugs] or [_unit("*")]
@@ -114,10 +121,10 @@ class Systemd(Supervisor):
             up = [entry for entry in _listed(bus, *patterns) if entry[2] not in _DOWN]
             found = {
                 unit: known
-                for unit, _, state in up
+                for unit, _, state, _ in up
                 if state == "active" and (known := self._known.get(unit)) and known.stands()
             }
-            changed = {unit: path for unit, path, _ in up if unit not in found}
+            changed = {unit: path for unit, path, _, _ in up if unit not in found}
             for unit, shown in zip(changed, _show(bus, changed.values()), strict=True):
                 found[unit] = _Known(_status(shown), _processes_file(shown))
         self._known = {**self._known, **found} if slugs else found
@@ -182,15 +189,20 @@ def _call(bus: Bus, method: str, signature: str = "", *arguments: Any) -> Any:
     return bus.call(_MANAGER, method, signature, *arguments)
 
 
-def _listed(bus: Bus, *patterns: str) -> list[tuple[str, str, str]]:
-    """Return name, path and ActiveState of the loaded units that match; those that are down may not be loaded."""
+def _listed(bus: Bus, *patterns: str) -> list[tuple[str, str, str, str]]:
+    """Return name, path, ActiveState and waiting job of the loaded units that match; who is down may not be loaded."""
     units = _call(bus, "ListUnitsByPatterns", "asas", [], list(patterns))
-    return [(name, path, state) for name, _, _, state, _, _, path, *_ in units]
+    return [(name, path, state, job) for name, _, _, state, _, _, path, _, job, _ in units]
 
 
 def _state(bus: Bus, unit: str) -> str:
     """Return the ActiveState of a unit; one that is not loaded is inactive."""
-    return next((state for _, _, state in _listed(bus, unit)), "inactive")
+    return next((state for _, _, state, _ in _listed(bus, unit)), "inactive")
+
+
+def _is_down(bus: Bus, unit: str) -> bool:
+    """Tell whether a unit is down and nobody has asked for a start of it."""
+    return all(state in _DOWN and not job for _, _, state, job in _listed(bus, unit))
 
 
 def _show(bus: Bus, paths: Iterable[str]) -> list[dict[str, Any]]:
@@ -214,13 +226,13 @@ class _Job:
     def __init__(self, bus: Bus, method: str, unit: str) -> None:
         # Who watches before asking misses nothing.
         self.path = _path(unit)
-        changed = {"interface": "org.freedesktop.DBus.Properties", "member": "PropertiesChanged"}
-        bus.listen(MatchRule(type="signal", sender=_SYSTEMD, path=self.path, **changed))
+        kind = {"interface": "org.freedesktop.DBus.Properties", "member": "PropertiesChanged"}
+        changed = MatchRule(type="signal", sender=_SYSTEMD, path=self.path, **kind)
         removed = MatchRule(type="signal", sender=_SYSTEMD, interface=_MANAGER.interface, member="JobRemoved")
         removed.add_arg_condition(2, unit)
-        bus.listen(removed)
+        watch = [message_bus.AddMatch(changed), message_bus.AddMatch(removed), new_method_call(_MANAGER, "Subscribe")]
         with _tolerated(f"{_SYSTEMD}.AlreadySubscribed"):
-            _call(bus, "Subscribe")
+            bus.ask_all(watch)
         self._bus = bus
         self._job = _call(bus, method, "ss", unit, "replace")
         self.changes: dict[str, Any] = {}
@@ -264,18 +276,26 @@ def _start(bus: Bus, unit: str) -> dict[str, Any]:
     return shown
 
 
-def _stop(bus: Bus, unit: str) -> None:
-    """Stop `unit` and wait until it is down; systemd then forgets why it had failed."""
+def _stop(bus: Bus, unit: str) -> bool:
+    """Stop `unit` and wait until it is down; systemd then forgets why it had failed.
+
+    Return whether it is down: not if somebody has had it started meanwhile.
+    """
     deadline = time.monotonic() + STOP_TIMEOUT
+    result = "done"
     with _tolerated(_NOT_LOADED):
         job = _Job(bus, "StopUnit", unit)
         while not job.result:
             job.wait(deadline)
+        result = job.result
     state = _state(bus, unit)
     if state == "failed":
         _forget_failure(bus, unit)
     elif state not in _DOWN:
-        raise SupervisorUnreachable(f"systemd could not stop {unit}: the stop was {job.result}")
+        if result in ("done", "canceled"):
+            return False
+        raise SupervisorUnreachable(f"systemd could not stop {unit}: the stop was {result}")
+    return True
 
 
 def _processes_file(shown: Mapping[str, Any]) -> Path | None:
@@ -300,7 +320,7 @@ def _clean(bus: Bus, unit: str) -> None:
                 _call(bus, "CleanUnit", "sas", unit, ["runtime"])
                 break
             except CallRefused as ex:  # being cleaned already, or somebody has started it again
-                if ex.name != _BUSY or time.monotonic() > deadline:
+                if ex.name != _BUSY or time.monotonic() > deadline or not _is_down(bus, unit):
                     raise
             time.sleep(CLEAN_RETRY)
     # It goes on after the answer; a unit that is stopped meanwhile, by whomever, ends up as failed.
