@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from pathlib import Path
 
 from wxsup import daemon, names, options, record
@@ -15,7 +14,7 @@ from wxsup.model import Exit
 logger = logging.getLogger(__name__)
 
 
-def run(slug: str, record_path: Path | None, secret_path: Path | None, stop: threading.Event) -> Exit:
+def run(slug: str, record_path: Path | None, secret_path: Path | None, stop: daemon.Stop) -> Exit:
     """Run the client `slug` until `stop`; its options come from its record, or from the environment without one."""
     daemon.set_up_logging("info")
     if "INVOCATION_ID" in os.environ:  # of systemd, which keeps clients apart: let them not look into each other
