@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -259,6 +260,26 @@ def test_a_program_that_was_installed_with_us_is_found() -> None:
 def state_of(pid: int) -> str:
     """Return what proc(5) says of the main thread of a process: S while it sleeps."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have one pool anyway")
+@pytest.mark.parametrize(("asked", "pools"), [("daemon.use_one_pool()", 1), ("", 5)])
+def test_threads_share_one_pool_of_memory(asked: str, pools: int) -> None:
+    """malloc_info(3) lists them as "heaps"."""
+    program = (
+        "import ctypes, threading\n"
+        "from wxsup import daemon\n"
+        f"{asked}\n"
+        "met = threading.Barrier(5)\n"
+        "threads = [threading.Thread(target=lambda: (bytearray(1000), met.wait())) for _ in range(4)]\n"
+        "[thread.start() for thread in threads]\n"
+        "met.wait()\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, 'stdout'))\n"
+        "libc.fflush(None)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=TIMEOUT)
+    assert done.stdout.count("<heap nr=") == pools
 
 
 # A main thread that is just about to wait, in one way or another.

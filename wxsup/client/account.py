@@ -47,6 +47,7 @@ PLUGINS = [{"name": "Mojo::Weixin::Plugin::Openwx", "priority": 98, "auto_call":
 
 def run(slug: str, chosen: Options, environment: Mapping[str, str], keys: Keys, stop: daemon.Stop) -> Exit:
     """Run the client `slug`, with what its record says, until `stop`."""
+    daemon.use_one_pool()
     daemon.set_title(names.process_title(chosen.account))
     try:
         for folder in (chosen.tmpdir, chosen.cookie_path.parent):
