@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import socket
 import statistics
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +24,26 @@ from bench.skeletons import Skeleton
 from tests.account import People
 from tests.deadline import eventually
 from tests.installation import SCRIPTS, wake_ups
-from tests.ports import free_port
 from wxsup import environment, names, record, values
 from wxsup.model import Client
 from wxsup.sandbox.app import Sandbox
 from wxsup.settings import Settings
 
 HOLD = 25.0
+#: Below those that the kernel gives to outgoing calls (ip(7), ip_local_port_range), of which there are many here.
+FIRST_PORT = 20_000
 SECRET = "a-secret-of-the-bench"
 Figures = dict[str, float]
+
+
+def _free_ports() -> Iterator[int]:
+    for port in itertools.count(FIRST_PORT):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                yield port
+
+
+_ports = _free_ports()
 
 
 @dataclass
@@ -46,7 +58,7 @@ class Account:
     """A client with its record on disk."""
 
     def __init__(self, folder: Path, name: str, base: str) -> None:
-        self.name, self.port = name, free_port()
+        self.name, self.port = name, next(_ports)
         given = {"state_dir": str(folder), "ilink_base": base, "ilink_allow_hosts": "127.0.0.1"}
         settings = values.read(Settings, given)
         client = Client(name=name, slug=name, port=self.port, driver="ilink", params={"send_interval": "0"})

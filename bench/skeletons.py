@@ -85,20 +85,46 @@ server = make_server("127.0.0.1", 0, app)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 """
 
+_GEVENT_WAITS = "import gevent\nserver.serve_forever()\n"
+
 BARE = Skeleton("")
 REFERENCE = Skeleton(_SERVER + _STORE)
-WITH_REQUESTS = Skeleton(
-    _SERVER + _STORE + "import requests\nsession = requests.Session()",
-    "session.post(f'http://127.0.0.1:{PORT}/', json={}, timeout=3600)",
-    ("requests",),
-)
+_CALL = "session.post(f'http://127.0.0.1:{PORT}/', json={}, timeout=3600)"
+WITH_REQUESTS = Skeleton(_SERVER + _STORE + "import requests\nsession = requests.Session()", _CALL, ("requests",))
 
 SERVERS = {
+    "none": BARE,
     "http.server": Skeleton(_SERVER),
     "wsgiref": Skeleton(_WSGI + _WSGIREF),
-    "bottle + wsgiref": Skeleton(_BOTTLE + _WSGIREF, needs=("bottle",)),
-    "bottle + waitress": Skeleton(_BOTTLE + _WAITRESS, needs=("bottle", "waitress")),
-    "falcon + waitress": Skeleton(_FALCON + _WAITRESS, needs=("falcon", "waitress")),
-    "gevent.pywsgi": Skeleton(_WSGI + _GEVENT, "import gevent\nserver.serve_forever()\n", ("gevent",)),
-    "falcon + gevent": Skeleton(_FALCON + _GEVENT, "import gevent\nserver.serve_forever()\n", ("falcon", "gevent")),
+    "bottle, wsgiref": Skeleton(_BOTTLE + _WSGIREF, needs=("bottle",)),
+    "bottle, waitress": Skeleton(_BOTTLE + _WAITRESS, needs=("bottle", "waitress")),
+    "falcon, waitress": Skeleton(_FALCON + _WAITRESS, needs=("falcon", "waitress")),
+    "gevent.pywsgi": Skeleton(_WSGI + _GEVENT, _GEVENT_WAITS, ("gevent",)),
+    "falcon, gevent.pywsgi": Skeleton(_FALCON + _GEVENT, _GEVENT_WAITS, ("falcon", "gevent")),
+}
+
+#: Each beside http.server, which shares its parsing of headers with some of them, while a call is held.
+CLIENTS = {
+    "none": Skeleton(_SERVER),
+    "http.client": Skeleton(
+        _SERVER + "import http.client\nconnection = http.client.HTTPConnection('127.0.0.1', PORT, timeout=3600)",
+        "connection.request('POST', '/', b'{}')\nconnection.getresponse()",
+    ),
+    "urllib.request": Skeleton(
+        _SERVER + "import urllib.request",
+        "urllib.request.urlopen(f'http://127.0.0.1:{PORT}/', b'{}', timeout=3600)",
+    ),
+    "urllib3": Skeleton(
+        _SERVER + "import urllib3\npool = urllib3.PoolManager()",
+        "pool.request('POST', f'http://127.0.0.1:{PORT}/', body=b'{}', timeout=3600, retries=False)",
+        ("urllib3",),
+    ),
+    "requests": Skeleton(_SERVER + "import requests\nsession = requests.Session()", _CALL, ("requests",)),
+    "httpx": Skeleton(_SERVER + "import httpx\nsession = httpx.Client()", _CALL, ("httpx",)),
+}
+
+JSON = {
+    "json": Skeleton("import json"),
+    "orjson": Skeleton("import orjson", needs=("orjson",)),
+    "ujson": Skeleton("import ujson", needs=("ujson",)),
 }
