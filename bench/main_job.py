@@ -15,6 +15,7 @@ from typing import Any
 
 import requests
 
+from bench.processes import cpu_seconds, private_mib
 from tests.installation import Installation
 
 SECONDS = 5
@@ -24,17 +25,6 @@ def timed(call: Callable[[], Any]) -> float:
     began = time.perf_counter()
     call()
     return (time.perf_counter() - began) * 1000
-
-
-def private_mib(pid: int) -> float:
-    """Return the private memory of a process (proc(5), smaps_rollup)."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return sum(int(found) for found in re.findall(r"Private_\w+:\s+(\d+) kB", text)) / 1024
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def rate(url: str, secret: str = "") -> float:

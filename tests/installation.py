@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sysconfig
@@ -201,6 +202,21 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def wake_ups(pid: int) -> int:
+    """Return how often a thread of a process has gone to sleep by itself, and so was woken before (proc(5), status)."""
+    found = re.findall(r"\nvoluntary_ctxt_switches:\s+(\d+)", "".join(_of_threads(pid, "status")))
+    return sum(map(int, found))
+
+
+def asleep(pid: int) -> bool:
+    """Tell whether all threads of a process sleep."""
+    return all(text.rpartition(")")[2].split()[0] == "S" for text in _of_threads(pid, "stat"))
+
+
+def _of_threads(pid: int, file: str) -> list[str]:
+    return [(thread / file).read_text() for thread in Path(f"/proc/{pid}/task").iterdir()]
 
 
 def title(pid: int) -> str:

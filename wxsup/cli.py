@@ -205,8 +205,9 @@ def refresh(config: Path | None, flags: dict[str, str]) -> None:
 @_with_settings
 def resume(config: Path | None, flags: dict[str, str], patience: float) -> None:
     """Start every client that is to be up and is not, as after a boot."""
-    daemon.hold_stop()
-    if failed := _prepared(config, flags).resume(patience=patience, stop=daemon.stop_told):
+    stop = daemon.Stop()
+    stop.heed_signals()
+    if failed := _prepared(config, flags).resume(patience=patience, stop=stop.wait):
         raise Refusal(f"not started: {', '.join(failed)}")
 
 

@@ -61,8 +61,8 @@ class Instance:
                 start_new_session=True,  # a Ctrl-C is ours to pass on, once
                 preexec_fn=daemon.set_parent_death_signal,
             )
-            stop = threading.Event()
-            daemon.on_stop(stop.set)
+            stop = daemon.Stop()
+            stop.heed_signals()
             if self._wait_ready(child, stop):
                 ready(self)
             status = self._watch(child, stop)
@@ -115,7 +115,7 @@ class Instance:
             f"a supervisord answers on {path} already; stop it first: kill $(cat {path.parent}/supervisord.pid)"
         )
 
-    def _watch(self, child: subprocess.Popen[bytes], stop: threading.Event) -> int:
+    def _watch(self, child: subprocess.Popen[bytes], stop: daemon.Stop) -> int:
         """Wait until supervisord has ended, by itself or because of `stop`; return its exit status."""
 
         def end_with_child() -> None:
@@ -123,14 +123,14 @@ class Instance:
             stop.set()
 
         threading.Thread(target=end_with_child, daemon=True).start()
-        daemon.wait(stop)
+        stop.wait()
         if child.poll() is None:
             with suppress(SupervisorUnreachable):
                 supervisord.halt(self._settings.supervisord_socket)
             child.terminate()
         return child.wait()
 
-    def _wait_ready(self, child: subprocess.Popen[bytes], stop: threading.Event) -> bool:
+    def _wait_ready(self, child: subprocess.Popen[bytes], stop: daemon.Stop) -> bool:
         """Wait until the controller and the sandbox answer; False when it was told to stop, or ended, meanwhile."""
         urls = [f"{self._settings.listen[0].url}/openwx/check_client"]
         if self._sandbox:

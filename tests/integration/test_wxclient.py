@@ -35,7 +35,7 @@ from wxsup.settings import Settings
 WXCLIENT = Path(sysconfig.get_path("scripts")) / "wxclient"
 HOLD = 2.0
 STOP_LIMIT = 3.0
-IDLE_THREADS = 4  # main, serve, send and drive, without a post_api
+IDLE_THREADS = 4  # main, serve, drive and send, without a post_api
 
 
 class Account:

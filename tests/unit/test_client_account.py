@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -59,9 +58,9 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, look: Callable[[Callable[
         **{f"{name}_path": folder / name for name in ("state", "qrcode", "pid", "cookie")},
         media_dir=folder / "media",
     )
-    monkeypatch.setattr(daemon, "wait", lambda stop, tick: look(tick))
+    monkeypatch.setattr(daemon.Watchdog, "watch", lambda dog, stop: look(dog.feed))
     monkeypatch.setattr(daemon, "set_title", lambda title: None)
-    assert module.run("alice", chosen, {}, Keys(), threading.Event()) is Exit.STOPPED
+    assert module.run("alice", chosen, {}, Keys(), daemon.Stop()) is Exit.STOPPED
 
 
 def test_each_thread_that_hangs_has_the_watchdog_starve(

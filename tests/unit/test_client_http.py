@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
+import certifi
 import pytest
 
 from tests.deadline import eventually
 from tests.ports import free_port
+from tests.tls import needs_openssl, serving
 from tests.unit.upstream import Connection, Handler, Upstream, reply, replying
 from wxsup.client import http as module
 from wxsup.client.http import Answer, Http, NotConnected, TransportError, TransportTimeout
@@ -228,3 +233,56 @@ def test_a_redirect_is_not_followed() -> None:
     with Upstream(replying(reply(status="302 Found", headers=("Location: http://127.0.0.1:1/",)))) as server:
         assert ask(Http(), url(server)).status == 302
         assert len(server.requests) == 1
+
+
+class Secure(BaseHTTPRequestHandler):
+    """Answers over TLS."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, format: str, *arguments: object) -> None: ...
+
+
+@pytest.fixture
+def own_trust(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Let a test say whom we trust."""
+    monkeypatch.setenv("SSL_CERT_DIR", "/nowhere")
+    module._trust.cache_clear()
+    yield monkeypatch
+    module._trust.cache_clear()
+
+
+@needs_openssl
+def test_a_server_is_trusted_whose_authority_is(tmp_path: Path, own_trust: pytest.MonkeyPatch) -> None:
+    with serving(Secure, tmp_path) as (server, certificate):
+        own_trust.setenv("SSL_CERT_FILE", str(certificate))
+        assert ask(Http(), server.url).body == b"ok"
+        with pytest.raises(NotConnected):  # it has no certificate for that name
+            ask(Http(), f"https://localhost:{server.server_port}")
+
+
+@needs_openssl
+def test_any_other_server_is_not(tmp_path: Path, own_trust: pytest.MonkeyPatch) -> None:
+    with serving(Secure, tmp_path) as (server, _), pytest.raises(NotConnected):
+        own_trust.setenv("SSL_CERT_FILE", certifi.where())
+        ask(Http(), server.url)
+
+
+@needs_openssl
+def test_whom_we_trust_is_read_once_for_all_connections(tmp_path: Path, own_trust: pytest.MonkeyPatch) -> None:
+    made: list[ssl.SSLContext] = []
+    create = ssl.create_default_context
+
+    def counted() -> ssl.SSLContext:
+        made.append(create())
+        return made[-1]
+
+    own_trust.setattr("ssl.create_default_context", counted)
+    with serving(Secure, tmp_path) as (server, certificate):
+        own_trust.setenv("SSL_CERT_FILE", str(certificate))
+        assert [ask(Http(keep=keep), server.url).body for keep in (True, False, False)] == [b"ok"] * 3
+    assert len(made) == 1

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,7 @@ def own_signals() -> Iterator[None]:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
+    signal.set_wakeup_fd(-1)
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
 
@@ -190,12 +194,34 @@ def test_a_client_whose_supervisord_lives_goes_on() -> None:
 
 @pytest.mark.usefixtures("own_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_to_stop_calls_stop(number: signal.Signals) -> None:
-    calls: list[bool] = []
-    daemon.on_stop(lambda: calls.append(True))
+def test_a_signal_that_is_heeded_is_a_wish_to_stop(number: signal.Signals) -> None:
+    stop = daemon.Stop()
+    stop.heed_signals()
+    assert not stop.is_set()
     os.kill(os.getpid(), number)
-    eventually(lambda: calls)
-    assert calls == [True]
+    assert stop.is_set()
+
+
+def test_a_wish_to_stop_stays_for_all_who_wait() -> None:
+    stop = daemon.Stop()
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(stop.wait) for _ in range(4)]
+        assert not any(each.done() for each in waiting)
+        stop.set()
+        assert all(each.result(TIMEOUT) for each in waiting)
+    assert stop.wait() and stop.wait(0) and stop.is_set()
+
+
+def test_a_wait_with_a_limit_tells_that_nobody_wished_to_stop() -> None:
+    assert daemon.Stop().wait(0.001) is False
+
+
+def test_one_may_wish_to_stop_again_and_again() -> None:
+    """More often than a pipe has room for (pipe(7): 64 KiB)."""
+    stop = daemon.Stop()
+    for _ in range(70_000):
+        stop.set()
+    assert stop.is_set()
 
 
 def test_systemd_is_told_where_it_listens(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,17 +257,54 @@ def test_a_program_that_was_installed_with_us_is_found() -> None:
     assert os.access(found, os.X_OK)
 
 
-def test_a_signal_that_comes_while_the_main_thread_begins_to_wait_is_heard() -> None:
-    """A handler that set the Event itself would hang in most of these, on the lock inside of the Event."""
+def state_of(pid: int) -> str:
+    """Return what proc(5) says of the main thread of a process: S while it sleeps."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have one pool anyway")
+@pytest.mark.parametrize(("asked", "pools"), [("daemon.use_one_pool()", 1), ("", 5)])
+def test_threads_share_one_pool_of_memory(asked: str, pools: int) -> None:
+    """malloc_info(3) lists them as "heaps"."""
     program = (
-        "import threading\n"
+        "import ctypes, threading\n"
         "from wxsup import daemon\n"
-        "stop = threading.Event()\n"
-        "daemon.on_stop(stop.set)\n"
-        "print('ready', flush=True)\n"
-        "while not stop.wait(0): pass\n"
+        f"{asked}\n"
+        "met = threading.Barrier(5)\n"
+        "threads = [threading.Thread(target=lambda: (bytearray(1000), met.wait())) for _ in range(4)]\n"
+        "[thread.start() for thread in threads]\n"
+        "met.wait()\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, 'stdout'))\n"
+        "libc.fflush(None)\n"
     )
-    for _ in range(8):
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=TIMEOUT)
+    assert done.stdout.count("<heap nr=") == pools
+
+
+# A main thread that is just about to wait, in one way or another.
+LOOKS = "while not stop.wait(0): pass"
+BEGINS = "while not stop.is_set(): time.sleep(0.00001)"  # each is another moment at which the signal may come
+WAITS = "stop.wait()"
+ASKS_FIRST = "stop.is_set() or stop.wait()"
+
+
+@pytest.mark.parametrize("waiting", [LOOKS, BEGINS, WAITS, ASKS_FIRST])
+@pytest.mark.parametrize("beside", ["", "threading.Thread(target=spin, daemon=True).start()"])
+def test_a_signal_that_comes_while_the_main_thread_begins_to_wait_is_heard(waiting: str, beside: str) -> None:
+    """Also in the moment before it waits without a limit, and while another thread keeps it from its handlers."""
+    program = (
+        "import threading, time\n"
+        "from wxsup import daemon\n"
+        "def spin():\n"
+        "    while True: pass\n"
+        "stop = daemon.Stop()\n"
+        "stop.heed_signals()\n"
+        f"{beside}\n"
+        "print('ready', flush=True)\n"
+        f"{waiting}\n"
+    )
+    for _ in range(4):
         with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
             assert process.stdout
             process.stdout.readline()
@@ -250,6 +313,37 @@ def test_a_signal_that_comes_while_the_main_thread_begins_to_wait_is_heard() -> 
                 assert process.wait(TIMEOUT) == 0
             finally:
                 process.kill()
+
+
+def test_a_signal_that_does_not_interrupt_the_main_thread_is_heard() -> None:
+    """The kernel hands it to a thread that takes it; to the main thread that is as if it came just before its wait."""
+    program = (
+        "import signal, threading\n"
+        "from wxsup import daemon\n"
+        "stop = daemon.Stop()\n"
+        "stop.heed_signals()\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+        "print('ready', flush=True)\n"
+        "stop.wait()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        eventually(lambda: state_of(process.pid) == "S", what="its wait")
+        process.terminate()
+        try:
+            assert process.wait(TIMEOUT) == 0
+        finally:
+            process.kill()
+
+
+def test_signals_that_are_left_alone_end_a_program_at_once() -> None:
+    program = (
+        "import os, signal\nfrom wxsup import daemon\nstop = daemon.Stop()\nstop.heed_signals()\n"
+        "stop.leave_signals()\nos.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=TIMEOUT, check=False).returncode == -signal.SIGTERM
 
 
 class Systemd:
@@ -280,27 +374,45 @@ def systemd(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Syste
     found.close()
 
 
-def test_the_watchdog_is_fed_in_time_while_all_is_well(systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, ailing = [1000.0], [""]
-    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
-    monkeypatch.setattr("wxsup.daemon.time.monotonic", lambda: now[0])
-    watchdog = daemon.Watchdog(lambda: ailing[0])
-    watchdog.tick()
-    watchdog.tick()
-    assert systemd.told() == ["WATCHDOG=1"]
-    now[0] += 10
-    watchdog.tick()
-    assert systemd.told() == ["WATCHDOG=1"]
-    ailing[0] = "a thread hangs"
-    now[0] += 10
-    watchdog.tick()
-    assert systemd.told() == []
+@contextmanager
+def watching(ailing: Callable[[], str]) -> Iterator[None]:
+    """Run a watchdog in a thread of its own."""
+    stop = daemon.Stop()
+    thread = threading.Thread(target=daemon.Watchdog(ailing).watch, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(TIMEOUT)
+        assert not thread.is_alive()
 
 
-def test_where_no_watchdog_watches_nobody_is_asked(systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_watchdog_is_fed_while_all_is_well(systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = ["", "", "a thread hangs", ""]
+    monkeypatch.setenv("WATCHDOG_USEC", "3000")
+    with watching(lambda: answers.pop(0) if answers else "it hangs for good"):
+        eventually(lambda: not answers, what="looks at us")
+    assert systemd.told() == ["WATCHDOG=1"] * 3
+
+
+@pytest.mark.parametrize(("microseconds", "seconds"), [("30000000", 10.0), ("0", None), (None, None)])
+def test_the_watchdog_is_fed_thrice_in_its_time(
+    monkeypatch: pytest.MonkeyPatch, microseconds: str | None, seconds: float | None
+) -> None:
+    """Where none watches, the main thread sleeps without a limit."""
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)
-    daemon.Watchdog(lambda: pytest.fail("asked")).tick()
-    assert systemd.told() == []
+    if microseconds is not None:
+        monkeypatch.setenv("WATCHDOG_USEC", microseconds)
+    waits: list[float | None] = []
+
+    class Impatient(daemon.Stop):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            return True
+
+    daemon.Watchdog(lambda: pytest.fail("asked")).watch(Impatient())
+    assert waits == [seconds]
 
 
 def test_a_systemd_that_is_gone_is_no_error(systemd: Systemd) -> None:

@@ -46,8 +46,9 @@ WAITS_PARKED = "waits for relogin"
 PLUGINS = [{"name": "Mojo::Weixin::Plugin::Openwx", "priority": 98, "auto_call": None, "call_on_load": 1}]
 
 
-def run(slug: str, chosen: Options, environment: Mapping[str, str], keys: Keys, stop: threading.Event) -> Exit:
+def run(slug: str, chosen: Options, environment: Mapping[str, str], keys: Keys, stop: daemon.Stop) -> Exit:
     """Run the client `slug`, with what its record says, until `stop`."""
+    daemon.use_one_pool()
     daemon.set_title(names.process_title(chosen.account))
     try:
         for folder in (chosen.tmpdir, chosen.cookie_path.parent):
@@ -66,7 +67,7 @@ def run(slug: str, chosen: Options, environment: Mapping[str, str], keys: Keys, 
 
 class _Account:
     def __init__(
-        self, slug: str, chosen: Options, environment: Mapping[str, str], keys: Keys, stop: threading.Event
+        self, slug: str, chosen: Options, environment: Mapping[str, str], keys: Keys, stop: daemon.Stop
     ) -> None:
         self._slug = slug
         self._options = chosen
@@ -146,8 +147,7 @@ class _Account:
             "the thread that sends hangs": queue.pulse,
             "the thread that posts reports hangs": events.poster.pulse,
         }
-        watchdog = daemon.Watchdog(lambda: self._ailing(pulses))
-        daemon.wait(self._stop, watchdog.tick)
+        daemon.Watchdog(lambda: self._ailing(pulses)).watch(self._stop)
         heartbeat.stop()
         self._end(driver, worker, queue, events)
         server.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(
-    slug: str, record_path: Path | None, secret_path: Path | None, stop: threading.Event, *, handed_over: bool = False
+    slug: str, record_path: Path | None, secret_path: Path | None, stop: daemon.Stop, *, handed_over: bool = False
 ) -> Exit:
     """Run the client `slug` until `stop`; its options come from its record, or from the environment without one.
 

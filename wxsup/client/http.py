@@ -7,6 +7,7 @@ import functools
 import http.client
 import io
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -104,8 +105,7 @@ class Http:
         with self._guard:
             self._check_open()
         try:
-            kind = http.client.HTTPSConnection if origin[0] == "https" else http.client.HTTPConnection
-            connection = kind(origin[1], timeout=timeout)
+            connection = _connection(origin, timeout)
             connection.connect()
         except (OSError, http.client.HTTPException, ValueError, OverflowError) as ex:
             raise NotConnected(_reason(ex)) from ex
@@ -181,6 +181,20 @@ class _Raw(io.RawIOBase):
     def close(self) -> None:
         self._raw.close()
         super().close()
+
+
+def _connection(origin: Origin, timeout: float) -> http.client.HTTPConnection:
+    if origin[0] == "https":
+        return http.client.HTTPSConnection(origin[1], timeout=timeout, context=_trust())
+    return http.client.HTTPConnection(origin[1], timeout=timeout)
+
+
+@functools.cache
+def _trust() -> ssl.SSLContext:
+    """Return whom we trust, for all connections: to read it takes 0.7 MiB and 20 ms each time."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def _response(deadline: float, sock: socket.socket, **more: Any) -> http.client.HTTPResponse:

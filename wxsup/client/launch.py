@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import threading
 from collections.abc import Mapping
 
 from wxsup import daemon, files, options
@@ -22,12 +21,12 @@ logger = logging.getLogger(__name__)
 _KEPT_BACK = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
 
 
-def launch(chosen: Options, environment: Mapping[str, str], stop: threading.Event) -> Exit:
+def launch(chosen: Options, environment: Mapping[str, str], stop: daemon.Stop) -> Exit:
     """Become the program that the record names; return how to end when that is not possible."""
     words = shlex.split(environment.get(options.COMMAND, ""))
     if not words:
         return _refuse(chosen, "the setting command is empty", Exit.USAGE)
-    daemon.on_stop_end()
+    stop.leave_signals()
     try:
         for folder in (chosen.tmpdir, chosen.cookie_path.parent):
             files.private_directory(folder)

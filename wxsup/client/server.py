@@ -73,6 +73,10 @@ class Server(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
+    def serve_forever(self, poll_interval: float | None = None) -> None:
+        """Serve until close(), which wakes us; the standard library looks up twice a second instead."""
+        super().serve_forever(poll_interval)  # type: ignore[arg-type]  # handed on to a selector, which takes None
+
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection in a thread of its own, or tell it that there are too many."""
         if not self._places.acquire(blocking=False):
@@ -96,7 +100,7 @@ class Server(ThreadingHTTPServer):
     def close(self) -> None:
         """End serve_forever and stop listening; answers that are under way go on."""
         with suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)  # wakes serve_forever, which else looks up twice a second
+            self.socket.shutdown(socket.SHUT_RDWR)  # wakes serve_forever
         self.shutdown()
         self.server_close()
 
