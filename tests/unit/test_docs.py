@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
@@ -15,6 +16,14 @@ from wxsup import options
 from wxsup.cli import main
 from wxsup.client.openwx import NOT_YET
 from wxsup.errors import WxsupError
+from wxsup.sandbox import backstage, ilink
+from wxsup.sandbox.backstage import Backstage
+from wxsup.sandbox.clock import Clock
+from wxsup.sandbox.control import Control
+from wxsup.sandbox.faults import Faults
+from wxsup.sandbox.ilink import Hold
+from wxsup.sandbox.journal import Journal
+from wxsup.sandbox.world import World
 from wxsup.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -90,6 +99,25 @@ def test_every_command_is_documented_with_its_own_options(command: str) -> None:
         and param.name not in {item.name for item in fields(Settings)} | {"config", "help"}
     ]
     assert all(option in row for option in own)
+
+
+def test_every_call_of_the_sandbox_is_documented_and_none_is_invented() -> None:
+    page = (REFERENCE / "sandbox.md").read_text(encoding="utf-8")
+    rows_of_calls = re.findall(r"^\| `(?:GET|POST) /sandbox/.*", page, re.MULTILINE)
+    documented = {call for row in rows_of_calls for call in re.findall(r"`(GET|POST) (/sandbox/\w+)`", row)}
+    clock = Clock()
+    behind = Backstage(clock, Hold(0.0), Faults(), Journal(clock))
+    assert documented == {*Control(World()).routes(), *behind.routes()}
+
+
+def test_every_way_to_misbehave_is_documented_and_none_is_invented() -> None:
+    page = (REFERENCE / "sandbox.md").read_text(encoding="utf-8")
+    table = page.partition("## Misbehaving")[2]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(backstage.FIELDS)
+    for call in ilink.CALLS:
+        assert f"`{call}`" in table
+    for example in re.findall(r"^    (\{.*)$", table, re.MULTILINE):
+        assert set(json.loads(example)) <= {"call", *backstage.FIELDS}
 
 
 def test_links_lead_somewhere() -> None:

@@ -10,8 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from wxsup.sandbox.backstage import Backstage
+from wxsup.sandbox.clock import Clock
 from wxsup.sandbox.control import Control
-from wxsup.sandbox.ilink import ILink
+from wxsup.sandbox.faults import Faults
+from wxsup.sandbox.ilink import Hold, ILink
+from wxsup.sandbox.journal import Journal
 from wxsup.sandbox.server import Page, Request, Routes, Server
 from wxsup.sandbox.world import World
 
@@ -46,17 +50,21 @@ class Sandbox:
         clock: Callable[[], float] = time.time,
     ) -> None:
         host, port = listen
-        self.world = World(state=state, clock=clock)
+        moved, holding, faults = Clock(clock), Hold(hold), Faults()
+        journal = Journal(moved)
+        self.world = World(state=state, clock=moved)
         self._first = Server(host, port)
         try:
             self._second = Server(host, redirect_port)
         except BaseException:
             self._first.server_close()
             raise
-        shared = {**Control(self.world).routes(), **_phone_routes()}
-        first = ILink(self.world, hold=hold, redirect_port=self._second.server_port)
+        backstage = Backstage(moved, holding, faults, journal)
+        shared = {**Control(self.world).routes(), **backstage.routes(), **_phone_routes()}
+        first = ILink(self.world, faults, journal, holding, redirect_port=self._second.server_port)
+        second = ILink(self.world, faults, journal, holding)
         self._first.routes = {**first.routes(), **shared}
-        self._second.routes = {**ILink(self.world, hold=hold).routes(), **shared}
+        self._second.routes = {**second.routes(), **shared}
         self._threads = [
             threading.Thread(target=server.serve_forever, name="sandbox", daemon=True)
             for server in (self._first, self._second)

@@ -7,11 +7,15 @@ import functools
 import hashlib
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+from wxsup.sandbox import phones
 from wxsup.sandbox.codes import Unfit, Unknown
+from wxsup.sandbox.faults import Faults, overlaid
+from wxsup.sandbox.journal import Journal
 from wxsup.sandbox.phones import Message
-from wxsup.sandbox.server import BadRequest, Request, Routes
+from wxsup.sandbox.server import Answer, BadRequest, Request, Routes
 from wxsup.sandbox.world import DeadToken, SendRefused, Updates, World
 
 BOT_TYPE = "3"
@@ -19,34 +23,60 @@ SLACK = 10.0  # a client whose limit is our hold itself drops every answer that 
 
 TEXT_ITEM = 1
 LABELS = {2: "[image]", 3: "[voice]", 4: "[file]", 5: "[video]"}  # what the phone's chat shows of other items
-USER_MESSAGE, FINISHED = 1, 2
+FINISHED = 2
+
+#: How -14 is said; the field has seen errcode alone (6), and there are clients that look elsewhere (15).
+DEAD = {"errcode": {"errcode": -14}, "ret": {"ret": -14}, "both": {"ret": -14, "errcode": -14}}
+
+#: The calls by the last part of their path [1].
+CALLS = (
+    "get_bot_qrcode",
+    "get_qrcode_status",
+    "getupdates",
+    "sendmessage",
+    "getconfig",
+    "sendtyping",
+    "notifystart",
+    "notifystop",
+)
 
 Body = dict[str, Any]
 Reply = dict[str, object]
 
 
+@dataclass
+class Hold:
+    """How long a call without news is held, in seconds; it can be changed at any time."""
+
+    seconds: float
+
+
 class ILink:
     """The calls of one server; one with a `redirect_port` sends redirected logins there."""
 
-    def __init__(self, world: World, *, hold: float, redirect_port: int | None = None) -> None:
+    def __init__(
+        self, world: World, faults: Faults, journal: Journal, hold: Hold, *, redirect_port: int | None = None
+    ) -> None:
         self._world = world
+        self._faults = faults
+        self._journal = journal
         self._hold = hold
         self._redirect_port = redirect_port
 
     def routes(self) -> Routes:
         """Return what is answered where [1]; media calls are not there yet."""
-        bot = "/ilink/bot"
-        return {
-            ("POST", f"{bot}/get_bot_qrcode"): self.get_bot_qrcode,
-            ("GET", f"{bot}/get_bot_qrcode"): self.get_bot_qrcode,
-            ("GET", f"{bot}/get_qrcode_status"): self.get_qrcode_status,
-            ("POST", f"{bot}/getupdates"): self._bearer(self.getupdates),
-            ("POST", f"{bot}/sendmessage"): self._bearer(self.sendmessage),
-            ("POST", f"{bot}/getconfig"): self._bearer(self.getconfig),
-            ("POST", f"{bot}/sendtyping"): self._bearer(self.sendtyping),
-            ("POST", f"{bot}/msg/notifystart"): self._bearer(self.notify),
-            ("POST", f"{bot}/msg/notifystop"): self._bearer(self.notify),
+        calls: dict[tuple[str, str], Callable[[Request], Reply]] = {
+            ("POST", "get_bot_qrcode"): self.get_bot_qrcode,
+            ("GET", "get_bot_qrcode"): self.get_bot_qrcode,
+            ("GET", "get_qrcode_status"): self.get_qrcode_status,
+            ("POST", "getupdates"): self._bearer(self.getupdates),
+            ("POST", "sendmessage"): self._bearer(self.sendmessage),
+            ("POST", "getconfig"): self._bearer(self.getconfig),
+            ("POST", "sendtyping"): self._bearer(self.sendtyping),
+            ("POST", "msg/notifystart"): self._bearer(self.notify),
+            ("POST", "msg/notifystop"): self._bearer(self.notify),
         }
+        return {(method, f"/ilink/bot/{path}"): self._watched(path, call) for (method, path), call in calls.items()}
 
     def get_bot_qrcode(self, request: Request) -> Reply:
         """Hand out a login code; asked by GET there is no body and so no local_token_list [3.1, 15]."""
@@ -61,9 +91,9 @@ class ILink:
     def get_qrcode_status(self, request: Request) -> Reply:
         """Tell what became of a code, held while there is nothing new to tell [3.2]."""
         key, digits = request.query.get("qrcode", ""), request.query.get("verify_code", "")
-        redirecting = self._redirect_port is not None
+        redirecting, hold = self._redirect_port is not None, self._hold.seconds
         try:
-            code = self._world.codes.poll(key, digits, redirecting=redirecting, hold=self._hold, glance=request.glance)
+            code = self._world.codes.poll(key, digits, redirecting=redirecting, hold=hold, glance=request.glance)
         except Unknown:
             return {"ret": 0, "status": "expired"}
         reply: Reply = {"ret": 0, "status": code.status}
@@ -81,14 +111,14 @@ class ILink:
         """Return what the user wrote since the cursor, held while there is nothing [5]."""
         cursor = _text(body, "get_updates_buf")
         try:
-            updates = self._world.updates(token, cursor, hold=self._hold, glance=request.glance)
+            updates = self._world.updates(token, cursor, hold=self._hold.seconds, glance=request.glance)
         except Unfit as ex:
             return {"ret": -1, "errmsg": str(ex)}
         return {
             "ret": 0,
             "msgs": [_inbound(updates, message) for message in updates.messages],
             "get_updates_buf": updates.cursor,
-            "longpolling_timeout_ms": int((self._hold + SLACK) * 1000),
+            "longpolling_timeout_ms": int((self._hold.seconds + SLACK) * 1000),
         }
 
     def sendmessage(self, request: Request, token: str, body: Body) -> Reply:
@@ -125,16 +155,39 @@ class ILink:
 
         @functools.wraps(call)
         def answer(request: Request) -> Reply:
-            scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-            token = token.strip() if scheme.lower() == "bearer" else ""
+            token = _token(request)
             try:
                 self._world.check(token)
                 return call(request, token, request.json())
-            except DeadToken:
-                # The form seen in the field: HTTP 200, errcode, and no ret at all.
-                return {"errcode": -14, "errmsg": "session timeout"}
+            except DeadToken as ex:
+                return {**DEAD[ex.death], "errmsg": "session timeout"}
 
         return answer
+
+    def _watched(self, path: str, call: Callable[[Request], Reply]) -> Callable[[Request], Answer]:
+        """Note each request, and let it go wrong where that was asked for [15]."""
+        name = path.rpartition("/")[2]
+
+        def answer(request: Request) -> Answer:
+            user = self._user_of(request)
+            fault = self._faults.take(name, user)
+            self._journal.note(name, user, request, fault=fault is not None)
+            return fault.answer(lambda: call(request)) if fault else call(request)
+
+        return answer
+
+    def _user_of(self, request: Request) -> str:
+        """Return whose bot or login code it is that a request is about, "" if that is not known."""
+        key = request.query.get("qrcode", "")
+        try:
+            return self._world.codes.get(key).user if key else self._world.user_of(_token(request))
+        except Unknown:
+            return ""
+
+
+def _token(request: Request) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _inbound(updates: Updates, message: Message) -> Reply:
@@ -146,7 +199,7 @@ def _inbound(updates: Updates, message: Message) -> Reply:
         "is_completed": True,
         "text_item": {"text": message.text},
     }
-    return {
+    ordinary = {
         "seq": message.number,
         "message_id": message.message_id,
         "from_user_id": updates.user_id,
@@ -155,11 +208,12 @@ def _inbound(updates: Updates, message: Message) -> Reply:
         "create_time_ms": message.time_ms,
         "update_time_ms": message.time_ms,
         "session_id": f"{updates.user_id}#{updates.bot_id}",
-        "message_type": USER_MESSAGE,
+        "message_type": phones.USER_MESSAGE,
         "message_state": FINISHED,
         "item_list": [item],
         "context_token": updates.context_token,
     }
+    return overlaid(ordinary, message.raw)
 
 
 def _shown(item: object) -> str:

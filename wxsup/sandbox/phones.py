@@ -8,7 +8,7 @@ import json
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from wxsup import errors, files
 
@@ -17,12 +17,18 @@ VERSION = 1
 TO_BOT = "to_bot"
 TO_USER = "to_user"
 
+USER_MESSAGE = 1  # the message_type of what a user writes (7.1)
+
 Kept = TypeVar("Kept", "Message", "Bot")
 
 
 @dataclass(frozen=True)
 class Message:
-    """One thing said; `number` counts from 1 on each phone, whichever bot was bound to it at the time."""
+    """One thing said; `number` counts from 1 on each phone, whichever bot was bound to it at the time.
+
+    `raw` holds fields that the bot gets in place of ordinary ones, null for none. `again` marks a repetition, which
+    the bot gets and the phone does not show.
+    """
 
     number: int
     direction: str
@@ -31,6 +37,14 @@ class Message:
     client_id: str
     time_ms: int
     bot_id: str
+    raw: dict[str, Any] = field(default_factory=dict)
+    again: bool = False
+
+    @property
+    def shown_id(self) -> str:
+        """Return the message_id as the bot gets it; "" if it gets none."""
+        shown = self.raw.get("message_id", self.message_id)
+        return "" if shown is None else str(shown)
 
 
 @dataclass
@@ -38,7 +52,8 @@ class Bot:
     """A binding: the bot contact of one user, and their conversation.
 
     Everything up to the message `acknowledged` was covered by a cursor and is never delivered again (5.3). `fresh`
-    says that no cursor has come since the last empty one. Fields without init belong to the running server only.
+    says that no cursor has come since the last empty one. Once dead, `death` is where -14 stands in the answers:
+    "errcode", "ret" or "both". Fields without init belong to the running server only.
     """
 
     bot_id: str
@@ -49,6 +64,7 @@ class Bot:
     context_token: str = ""
     heard: float = 0.0
     sends_left: int = 0
+    death: str = "errcode"
     pollers: int = field(default=0, init=False)
     most_pollers: int = field(default=0, init=False)
 
@@ -116,6 +132,6 @@ def _restored(kind: type[Kept], kept: dict[str, object]) -> Kept:
     """Build a `kind` of what was kept, each field of exactly the declared type."""
     types = get_type_hints(kind)
     for name, value in kept.items():
-        if type(value) is not types[name]:
+        if type(value) is not (get_origin(types[name]) or types[name]):
             raise TypeError(f"{name} is not a {types[name].__name__}")
     return kind(**kept)  # type: ignore[arg-type]

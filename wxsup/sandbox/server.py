@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import select
 import socket
 import socketserver
 import sys
@@ -22,6 +23,7 @@ from wxsup import errors
 logger = logging.getLogger(__name__)
 
 MOST_BODY = 1024 * 1024
+MOST_DEPTH = 100  # what is kept of a body must fit into other documents, which json can write only so deep
 AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")  # RFC 9110 7.2, names and addresses
 
 
@@ -44,7 +46,7 @@ class NotFound(BadRequest):
 
 
 class ClientGone(Exception):
-    """The client has hung up: there is nobody to answer."""
+    """The client has hung up, or is hung up on: there is nobody to answer."""
 
 
 @dataclass(frozen=True)
@@ -73,20 +75,41 @@ class Request:
             raise BadRequest("the body is not JSON in UTF-8") from ex
         if not isinstance(value, dict):
             raise BadRequest("the body is not a JSON object")
+        if _is_deeper(value, MOST_DEPTH):
+            raise BadRequest("the body is nested too deeply")
         return value
+
+
+def _is_deeper(value: object, than: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return than == 0 or any(_is_deeper(each, than - 1) for each in inner)
 
 
 @dataclass(frozen=True)
 class Page:
-    """An answer that is not JSON."""
+    """An answer byte for byte, and how it is given.
+
+    After `delay` seconds, with `drip` seconds before each byte of the body; `close` is to hang up "before" it or in
+    the "middle" of its body.
+    """
 
     body: bytes
     content_type: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    status: int = HTTPStatus.OK
+    delay: float = 0.0
+    drip: float = 0.0
+    close: str = ""
 
 
 Answer = Mapping[str, object] | Page
 Routes = Mapping[tuple[str, str], Callable[[Request], Answer]]
+
+
+def page_of(answer: Mapping[str, object], status: int = HTTPStatus.OK) -> Page:
+    """Return the page that says `answer` in JSON."""
+    body = json.dumps(answer, ensure_ascii=False).encode()
+    return Page(body, "application/json; charset=utf-8", status=status)
 
 
 class Server(ThreadingHTTPServer):
@@ -159,18 +182,23 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer from the routes."""
         try:
-            status, answer = HTTPStatus.OK, self._answer()
-        except BadRequest as ex:
-            status, answer = ex.http_status, {"error": str(ex)}
+            self._reply(self._page())
         except (ClientGone, ConnectionError):
             self.close_connection = True
-            return
-        except Exception:
-            logger.exception("request failed", extra={"action": "request", "path": self._path()})
-            status, answer = HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "the sandbox failed; its log says why"}
-        self._reply(status, answer)
 
     do_POST = do_GET
+
+    def _page(self) -> Page:
+        try:
+            answer = self._answer()
+            return answer if isinstance(answer, Page) else page_of(answer)
+        except BadRequest as ex:
+            return page_of({"error": str(ex)}, ex.http_status)
+        except (ClientGone, ConnectionError):
+            raise
+        except Exception:
+            logger.exception("request failed", extra={"action": "request", "path": self._path()})
+            return page_of({"error": "the sandbox failed; its log says why"}, HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _answer(self) -> Answer:
         body = self._body()  # whatever comes of it: an unread body would be taken for the next request
@@ -215,24 +243,46 @@ class Handler(BaseHTTPRequestHandler):
         if not alive:
             raise ClientGone
 
-    def _reply(self, status: int, answer: Answer) -> None:
-        if not isinstance(answer, Page):
-            answer = Page(json.dumps(answer, ensure_ascii=False).encode(), "application/json; charset=utf-8")
-        self.send_response(status)
-        self.send_header("Content-Type", answer.content_type)
-        self.send_header("Content-Length", str(len(answer.body)))
+    def _reply(self, page: Page) -> None:
+        self._wait(page.delay)
+        if page.close == "before":
+            raise ClientGone
+        body = page.body[: len(page.body) // 2] if page.close == "middle" else page.body
+        self.send_response(page.status)
+        self.send_header("Content-Type", page.content_type)
+        # A body of nothing has no middle: then at least a byte is missing.
+        self.send_header("Content-Length", str(max(len(page.body), 1 if page.close else 0)))
         self.send_header("Cache-Control", "no-store")
-        for name, value in answer.headers.items():
+        for name, value in page.headers.items():
             self.send_header(name, value)
-        if self.close_connection:
+        if page.close:
+            self.close_connection = True
+        elif self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(answer.body)
+        if page.drip:
+            self._drip(body, page.drip)
+        else:
+            self.wfile.write(body)
+
+    def _drip(self, body: bytes, seconds: float) -> None:
+        for number in range(len(body)):
+            self.wfile.flush()
+            self._wait(seconds)
+            self.wfile.write(body[number : number + 1])
+
+    def _wait(self, seconds: float) -> None:
+        """Wait, or raise ClientGone as soon as the client has (poll(2): a side that was closed can be read)."""
+        if seconds:
+            ready = select.poll()
+            ready.register(self.connection, select.POLLIN)
+            ready.poll(seconds * 1000)
+            self._glance()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Say in JSON that this is no HTTP we speak; the default text repeats the request line, query and all."""
         self.close_connection = True
-        self._reply(code, {"error": HTTPStatus(code).phrase})
+        self._reply(page_of({"error": HTTPStatus(code).phrase}, code))
 
     def _path(self) -> str:
         """Return the path alone, for the log: the query may be a key."""

@@ -6,9 +6,10 @@ import base64
 import logging
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from wxsup import errors, files
 from wxsup.sandbox import phones
@@ -23,7 +24,11 @@ QUOTA = 10  # ... and so many times (8.3)
 
 
 class DeadToken(Exception):
-    """This bot token was replaced, dropped, or never valid."""
+    """This bot token was replaced, dropped, or never valid; `death` is where -14 stands in the answer."""
+
+    def __init__(self, death: str = "errcode") -> None:
+        super().__init__("this token is dead")
+        self.death = death
 
 
 class SendRefused(Exception):
@@ -98,7 +103,7 @@ class World:
             finally:
                 bot.pollers -= 1
             if not bot.alive:
-                raise DeadToken
+                raise DeadToken(bot.death)
             messages = _pending(phone)
             upto = messages[-1].number if messages else bot.acknowledged
             return Updates(messages, _cursor(bot, upto), bot.context_token, phones.user_id(phone.user), bot.bot_id)
@@ -115,7 +120,7 @@ class World:
             if not bot.sends_left:
                 raise SendRefused("rate limited")
             bot.sends_left -= 1
-            return self._write(phone, phones.TO_USER, text, client_id)
+            return self._write(phone, self._message(phone, phones.TO_USER, text, client_id))
 
     def has_conversation(self, token: str, user_id: str) -> bool:
         """Tell whether that user has written to the bot yet."""
@@ -127,6 +132,12 @@ class World:
         """Raise DeadToken unless the token is that of a live bot."""
         with self._news:
             self._phone_of(token)
+
+    def user_of(self, token: str) -> str:
+        """Return the user whose live bot has that token, "" if there is none."""
+        with self._news:
+            phone = self._bound.get(token)
+            return phone.user if phone else ""
 
     # The phone's side
 
@@ -142,15 +153,34 @@ class World:
 
         return self.codes.confirm(key, bind)
 
-    def say(self, user: str, text: str) -> Message:
-        """Let the user write to the bot: the conversation is open again, with a full quota."""
+    def say(self, user: str, text: str, raw: Mapping[str, Any] | None = None) -> Message:
+        """Let the user write to the bot: the conversation is open again, with a full quota.
+
+        The fields in `raw` are what the bot gets in place of ordinary ones. They can make it a message of somebody
+        else, of the bot itself or to a group, which does not open this conversation.
+        """
         check_user(user)
         with self._news:
             phone = self._live(user)
             bot = phone.bot
-            bot.context_token = bot.context_token or secrets.token_urlsafe(24)
-            bot.heard, bot.sends_left = float(self._clock()), QUOTA
-            return self._write(phone, phones.TO_BOT, text, f"phone-{secrets.token_hex(8)}")
+            message = self._message(phone, phones.TO_BOT, text, f"phone-{secrets.token_hex(8)}")
+            if _is_own(user, raw or {}):
+                bot.context_token = bot.context_token or secrets.token_urlsafe(24)
+                bot.heard, bot.sends_left = float(self._clock()), QUOTA
+                return self._write(phone, replace(message, raw=dict(raw or {})))
+            return self._write(phone, replace(message, raw={"context_token": secrets.token_urlsafe(24), **(raw or {})}))
+
+    def say_again(self, user: str, number: int) -> Message:
+        """Let the bot get a message of the user once more, the same in everything, whether acknowledged or not."""
+        check_user(user)
+        with self._news:
+            phone = self._live(user)
+            said = {message.number: message for message in phone.messages if message.direction == phones.TO_BOT}
+            if number not in said:
+                raise Unknown("the user has said no such thing")
+            first = said[number]
+            raw = {"seq": first.number, **first.raw}
+            return self._write(phone, replace(first, number=len(phone.messages) + 1, raw=raw, again=True))
 
     def chat(self, user: str, after: int = 0, *, hold: float = 0.0, glance: Glance = stay) -> list[Message]:
         """Return what was said to and by the user after message number `after`, waiting for something."""
@@ -158,17 +188,18 @@ class World:
 
         def said() -> list[Message]:
             phone = self._phones.get(user)
-            return phone.messages[after:] if phone else []
+            return [message for message in phone.messages[after:] if not message.again] if phone else []
 
         with self._news:
             self._news.hold(lambda: bool(said()), hold, glance)
             return said()
 
-    def drop(self, user: str) -> Bot:
-        """Let the token of the user's bot die."""
+    def drop(self, user: str, death: str = "errcode") -> Bot:
+        """Let the token of the user's bot die; `death` is where -14 stands from now on."""
         check_user(user)
         with self._news:
             bot = self._live(user).bot
+            bot.death = death
             self._kill(bot)
             self._save()
             logger.info("bot dropped", extra={"action": "drop", "user": user})
@@ -206,7 +237,8 @@ class World:
     def _phone_of(self, token: str) -> Phone:
         phone = self._bound.get(token)
         if phone is None:
-            raise DeadToken
+            dead = next((phone.bot for phone in self._phones.values() if phone.bot.token == token), None)
+            raise DeadToken(dead.death) if dead else DeadToken
         return phone
 
     def _live(self, user: str) -> Phone:
@@ -234,15 +266,18 @@ class World:
     def _window_closed(self, bot: Bot) -> bool:
         return self._clock() - bot.heard > WINDOW
 
-    def _write(self, phone: Phone, direction: str, text: str, client_id: str) -> Message:
+    def _message(self, phone: Phone, direction: str, text: str, client_id: str) -> Message:
         # Nanoseconds are above 2**53, where careless clients lose digits, and new after a restart too (2.3).
         self._last_id = max(self._last_id + 1, time.time_ns())
         number, milliseconds = len(phone.messages) + 1, int(self._clock() * 1000)
-        message = Message(number, direction, text, self._last_id, client_id, milliseconds, phone.bot.bot_id)
+        return Message(number, direction, text, self._last_id, client_id, milliseconds, phone.bot.bot_id)
+
+    def _write(self, phone: Phone, message: Message) -> Message:
         phone.messages.append(message)
         self._save()
         self._news.notify_all()
-        logger.info("message written", extra={"action": "message", "user": phone.user, "direction": direction})
+        fields = {"action": "message", "user": phone.user, "direction": message.direction}
+        logger.info("message written", extra=fields)
         return message
 
     def _save(self) -> None:
@@ -252,6 +287,12 @@ class World:
 
 def _pending(phone: Phone) -> list[Message]:
     return [message for message in phone.messages[phone.bot.acknowledged :] if message.direction == phones.TO_BOT]
+
+
+def _is_own(user: str, raw: Mapping[str, Any]) -> bool:
+    """Tell whether a message with these fields is one of the user to the bot alone."""
+    ordinary = {"from_user_id": phones.user_id(user), "message_type": phones.USER_MESSAGE, "group_id": None}
+    return all(raw.get(name, value) == value for name, value in ordinary.items())
 
 
 def _cursor(bot: Bot, number: int) -> str:
