@@ -509,10 +509,6 @@ def test_start_and_stop(phone: Phone) -> None:
     assert bot.call("msg/notifystart") == bot.call("msg/notifystop") == {"ret": 0}
 
 
-def test_media_is_not_there_yet(phone: Phone) -> None:
-    assert answered(phone.url, "POST", "/ilink/bot/getuploadurl", {})[0] == 404
-
-
 # The phone's calls
 
 
@@ -541,6 +537,7 @@ def test_accounts_and_chat_tell_no_secrets(phone: Phone) -> None:
         "pollers": 0,
         "most_pollers": 1,
         "sends_left": 10,
+        "typing": False,
     }
     told = json.dumps([phone.chat(), ask(phone.url, "GET", "/sandbox/codes")])
     assert login["bot_token"] not in told and context not in told
