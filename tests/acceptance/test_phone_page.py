@@ -96,11 +96,11 @@ class Page:
         return found
 
     def in_view(self, selector: str) -> bool:
-        """Wait until what `selector` finds is not scrolled away in the chat."""
+        """Wait until the end of what `selector` finds is not scrolled away in the chat."""
         script = """
             const [line, chat] = [document.querySelector(arguments[0]), document.querySelector("#chat")]
                 .map((each) => each.getBoundingClientRect());
-            return line.top >= chat.top - 1 && line.bottom <= chat.bottom + 1;
+            return chat.top < line.bottom && line.bottom <= chat.bottom + 1;
         """
         return self.until(lambda browser: bool(browser.execute_script(script, selector)))
 

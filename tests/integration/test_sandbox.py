@@ -576,6 +576,21 @@ def test_accounts_and_messages_survive_a_restart(tmp_path: Path) -> None:
         assert bot.texts(cursor) == ["five"]
 
 
+STATE = (
+    b'{"version": 1, "phones": {"a": {"bot": {"bot_id": "x", "token": "x", "acknowledged": 0}, "messages": [{'
+    b'"number": 1, "direction": "to_bot", "text": "", "message_id": 1, "client_id": "", "time_ms": 1, '
+    b'"bot_id": "x", %b}]}}}'
+)
+
+
+def test_state_file_of_a_sandbox_that_knew_no_media(tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    state.write_bytes(STATE % b'"again": false')
+    with Sandbox(hold=HOLD, state=state) as sandbox:
+        (message,) = Phone(sandbox).chat("user=a")
+        assert "media" not in message
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -589,6 +604,9 @@ def test_accounts_and_messages_survive_a_restart(tmp_path: Path) -> None:
         b'{"version": 1, "phones": {"a": {}}}',
         b'{"version": 1, "phones": {"a": {"bot": {"bot_id": 1}, "messages": []}}}',
         b'{"version": 1, "phones": {"a": {"bot": {"bot_id": "x"}, "messages": []}}}',
+        STATE % b'"media": {}',
+        STATE % b'"media": {"kind": 2, "name": "x"}',
+        STATE % b'"media": "x"',
     ],
 )
 def test_broken_state_file_is_named(tmp_path: Path, content: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import re
 import time
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.padding import PKCS7
 from tests.phone import PATIENCE, Bot, Clock, Phone, answered, ask, heard
 from wxsup.sandbox import cdn
 from wxsup.sandbox.app import Sandbox
-from wxsup.sandbox.server import MOST_LARGE
+from wxsup.sandbox.server import MOST_BODY, MOST_LARGE, ClientGone, Server
 from wxsup.sandbox.world import TYPING
 
 HOLD = 0.2
@@ -149,6 +150,8 @@ def test_an_upload_in_both_forms(bot: Bot) -> None:
         assert re.fullmatch("[A-Za-z0-9_-]+", params[-1])
         assert fetch(download_url(bot, params[-1])).body == HELLO
     assert params[0] != params[1]
+    shouted = ticket(bot, rawfilemd5=md5(b"hello").hexdigest().upper(), aeskey=HEX_KEY.upper())
+    assert fetch(shouted["upload_full_url"], HELLO).status == 200
 
 
 def test_whole_addresses_can_be_switched_off(phone: Phone, bot: Bot) -> None:
@@ -281,6 +284,19 @@ def test_many_large_uploads_take_turns(bot: Bot) -> None:
         assert {answer.result(PATIENCE).status for answer in answers} == {200}
 
 
+def test_only_so_many_large_bodies_are_in_memory() -> None:
+    def give_up() -> None:
+        raise ClientGone
+
+    server = Server("127.0.0.1", 0)
+    with contextlib.closing(server.socket), contextlib.ExitStack() as rooms:
+        for _ in range(MOST_LARGE):
+            rooms.enter_context(server.room(MOST_BODY + 1, give_up))
+        rooms.enter_context(server.room(MOST_BODY, give_up))
+        with pytest.raises(ClientGone):
+            rooms.enter_context(server.room(MOST_BODY + 1, give_up))
+
+
 def test_what_was_uploaded_survives_a_restart(tmp_path: Path) -> None:
     state = tmp_path / "sandbox.json"
     with Sandbox(hold=HOLD, state=state) as sandbox:
@@ -355,7 +371,8 @@ def test_media_that_the_phone_cannot_read(phone: Phone, bot: Bot, wrong: dict[st
     item = {"type": 4, "file_item": {"media": {**uploaded(bot, b"hello"), **wrong}, "file_name": "a.txt"}}
     assert "message_id" in bot.send("", context, item_list=[item]), "accepted by the API all the same"
     assert seen(phone) == {"kind": "file", "name": "a.txt", "error": complaint}
-    assert answered(phone.url, "GET", f"/sandbox/media?user=alice&n={phone.chat()[-1]['n']}")[0] == 404
+    missing = answered(phone.url, "GET", f"/sandbox/media?user=alice&n={phone.chat()[-1]['n']}")
+    assert missing == (404, {"error": complaint})
 
 
 @pytest.mark.parametrize("about", [None, {"media": "x"}, {"media": {"aes_key": 1}}, {"media": {}, "file_name": 1}])
@@ -512,9 +529,12 @@ def test_bad_media(phone: Phone, bot: Bot, body: object) -> None:
     assert phone.chat() == []
 
 
-def test_only_who_has_a_bot_sends_media(phone: Phone, tmp_path: Path) -> None:
-    body = {"user": "nobody", "media": {"kind": "file", "data": ""}}
-    assert answered(phone.url, "POST", "/sandbox/say", body)[0] == 404
+@pytest.mark.parametrize(("user", "status"), [("nobody", 404), ("", 400)])
+def test_of_who_has_no_bot_nothing_is_kept(tmp_path: Path, user: str, status: int) -> None:
+    with Sandbox(hold=HOLD, state=tmp_path / "sandbox.json") as sandbox:
+        body = {"user": user, "media": {"kind": "file", "data": ""}}
+        assert answered(sandbox.url, "POST", "/sandbox/say", body)[0] == status
+    assert list((tmp_path / "sandbox-media").iterdir()) == []
 
 
 # Misbehaving [15]
