@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import requests
 import zxingcpp
 from PIL import Image
 
@@ -91,6 +92,19 @@ class People:
     def id_of(self, user: str) -> str:
         """Return the id of a user in WeChat."""
         return next(account.user_id for account in self._world.accounts() if account.user == user)
+
+    def do(self, action: str, **fields: object) -> dict[str, Any]:
+        """Make a call of the sandbox, as docs/reference/sandbox.md has them."""
+        answer = requests.post(f"{self.sandbox.url}/sandbox/{action}", json=fields, timeout=20)
+        assert answer.ok, answer.text
+        told: dict[str, Any] = answer.json()
+        return told
+
+    def sent_by_clients(self, call: str) -> list[dict[str, Any]]:
+        """Return the requests of a call that have come in."""
+        answer = requests.get(f"{self.sandbox.url}/sandbox/requests", {"call": call}, timeout=20)
+        found: list[dict[str, Any]] = answer.json()["requests"]
+        return found
 
     def pollers(self, user: str) -> tuple[int, int]:
         """Return how many poll for a user's bot now, and at most did at the same time."""
