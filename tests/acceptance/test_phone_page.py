@@ -1,7 +1,9 @@
-"""The phone page in a real browser: scan, digits, confirm, and a chat both ways."""
+"""The phone page in a real browser: scan, digits, confirm, and a chat both ways, media included."""
 
 from __future__ import annotations
 
+import base64
+import functools
 import http.client
 import json
 import shutil
@@ -10,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
+from PIL import Image
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
@@ -91,6 +95,15 @@ class Page:
         assert found
         return found
 
+    def in_view(self, selector: str) -> bool:
+        """Wait until the end of what `selector` finds is not scrolled away in the chat."""
+        script = """
+            const [line, chat] = [document.querySelector(arguments[0]), document.querySelector("#chat")]
+                .map((each) => each.getBoundingClientRect());
+            return chat.top < line.bottom && line.bottom <= chat.bottom + 1;
+        """
+        return self.until(lambda browser: bool(browser.execute_script(script, selector)))
+
     def be(self, user: str) -> None:
         box = self.seen("#user")
         box.clear()
@@ -119,7 +132,8 @@ def call(url: str, path: str, body: dict[str, Any] | None = None, token: str = "
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=PATIENCE + 10)
     try:
         content = None if body is None else json.dumps(body)
-        connection.request("GET" if body is None else "POST", path, content, {"Authorization": f"Bearer {token}"})
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        connection.request("GET" if body is None else "POST", path, content, headers)
         return json.loads(connection.getresponse().read())
     finally:
         connection.close()
@@ -210,3 +224,103 @@ def test_what_the_sandbox_refuses_is_shown(browser: webdriver.Chrome, sandbox: S
     assert page.seen("#error").text == "a user is 1 to 64 printable characters"
     (complaint,) = complaints(browser)
     assert "400" in complaint, "the browser reports the status by itself"
+
+
+def login(url: str, user: str) -> Any:
+    """Scan and confirm a code as `user`."""
+    key = new_code(url)["qrcode"]
+    call(url, "/sandbox/scan", {"key": key, "user": user})
+    call(url, "/sandbox/confirm", {"key": key})
+    return status(url, key)
+
+
+def text_at(address: str) -> str:
+    with urlopen(address, timeout=PATIENCE) as answer:
+        return str(answer.read().decode())
+
+
+def picture(path: Path) -> Path:
+    """Draw something that is surely 60 pixels wide."""
+    Image.new("RGB", (60, 240), "#07c160").save(path)
+    return path
+
+
+def test_pictures_and_files_both_ways(browser: webdriver.Chrome, sandbox: Sandbox, tmp_path: Path) -> None:
+    user = login(sandbox.url, "media")
+    bot = functools.partial(call, sandbox.url, token=user["bot_token"])
+    page = Page(browser, sandbox.url)
+    page.be("media")
+    page.seen("#attach")
+    chosen = browser.find_element(By.ID, "file")
+    chosen.send_keys(str(picture(tmp_path / "green.png")))
+    page.bubbles(1)
+    report = tmp_path / "<b>报告.txt"
+    report.write_text("hello")
+    chosen.send_keys(str(report))
+    page.bubbles(2)
+    first, second = bot("/ilink/bot/getupdates", {"get_updates_buf": ""})["msgs"]
+    assert first["item_list"][0]["image_item"]["aeskey"]
+    assert second["item_list"][0]["file_item"]["file_name"] == report.name
+
+    # The bot sends back what it got, with the keys as a bot writes them.
+    key = first["item_list"][0]["image_item"]["aeskey"]
+    found = first["item_list"][0]["image_item"]["media"]["encrypt_query_param"]
+    image = {"encrypt_query_param": found, "aes_key": base64.b64encode(key.encode()).decode()}
+    items: list[dict[str, Any]] = [
+        second["item_list"][0],
+        {"type": 4, "file_item": {"media": {**image, "aes_key": "?"}, "file_name": "<i>broken</i>"}},
+        {"type": 3, "voice_item": {"media": image}},
+        {"type": 2, "image_item": {"media": image}},
+    ]
+    for item in items:
+        answer = {"to_user_id": user["ilink_user_id"], "context_token": first["context_token"], "item_list": [item]}
+        assert "message_id" in bot("/ilink/bot/sendmessage", {"msg": answer})
+    sides = [side for side, _ in page.bubbles(6)]
+    assert sides == ["to_bot"] * 2 + ["to_user"] * 4
+    page.until(lambda browser: len(browser.find_elements(By.CSS_SELECTOR, "#chat li img")) == 2)
+    for shown in browser.find_elements(By.CSS_SELECTOR, "#chat li img"):
+        assert (shown.get_property("naturalWidth"), shown.get_property("naturalHeight")) == (60, 240)
+    assert page.in_view("#chat li:last-child"), "also after pictures have taken their place"
+    texts = [text for _, text in page.bubbles(6)]
+    assert texts[1] == texts[2] == f"{report.name}\nFile · 5 B"
+    assert texts[3] == "File: <i>broken</i>\naes_key is not the base64 of 32 hex digits"
+    links = browser.find_elements(By.CSS_SELECTOR, "#chat li a:not(:has(img))")
+    assert [link.get_attribute("download") for link in links] == [report.name, report.name, "voice.silk"]
+    address = str(links[1].get_property("href"))
+    assert text_at(address) == "hello"
+
+
+def test_no_picture_and_no_small_file(browser: webdriver.Chrome, sandbox: Sandbox, tmp_path: Path) -> None:
+    login(sandbox.url, "odd")
+    page = Page(browser, sandbox.url)
+    page.be("odd")
+    page.seen("#attach")
+    fake = tmp_path / "fake.png"
+    fake.write_text("<script>alert(1)</script>")
+    chosen = browser.find_element(By.ID, "file")
+    chosen.send_keys(str(fake))
+    assert page.bubbles(1) == [("to_bot", "fake.png")]
+    with (tmp_path / "large.bin").open("wb") as file:
+        file.truncate(25 * 1024 * 1024 + 1)
+    chosen.send_keys(str(tmp_path / "large.bin"))
+    assert page.seen("#error").text == "This file is larger than 25 MiB."
+    (tmp_path / "empty").touch()
+    chosen.send_keys(str(tmp_path / "empty"))
+    assert page.bubbles(2)[1] == ("to_bot", "empty\nFile · 0 B")
+    page.until(lambda browser: not browser.find_element(By.ID, "error").is_displayed())
+
+
+def test_the_bot_is_seen_typing(browser: webdriver.Chrome, sandbox: Sandbox) -> None:
+    user = login(sandbox.url, "typing")
+    bot = functools.partial(call, sandbox.url, token=user["bot_token"])
+    call(sandbox.url, "/sandbox/say", {"user": "typing", "text": "hello"})
+    page = Page(browser, sandbox.url)
+    page.be("typing")
+    page.bubbles(1)
+    assert not browser.find_element(By.ID, "typing").is_displayed()
+    who = {"ilink_user_id": user["ilink_user_id"]}
+    who["typing_ticket"] = bot("/ilink/bot/getconfig", who)["typing_ticket"]
+    assert bot("/ilink/bot/sendtyping", {**who, "status": 1}) == {"ret": 0}
+    assert page.seen("#typing").text == "The bot is typing …"
+    assert bot("/ilink/bot/sendtyping", {**who, "status": 2}) == {"ret": 0}
+    page.until(lambda browser: not browser.find_element(By.ID, "typing").is_displayed())

@@ -509,10 +509,6 @@ def test_start_and_stop(phone: Phone) -> None:
     assert bot.call("msg/notifystart") == bot.call("msg/notifystop") == {"ret": 0}
 
 
-def test_media_is_not_there_yet(phone: Phone) -> None:
-    assert answered(phone.url, "POST", "/ilink/bot/getuploadurl", {})[0] == 404
-
-
 # The phone's calls
 
 
@@ -541,6 +537,7 @@ def test_accounts_and_chat_tell_no_secrets(phone: Phone) -> None:
         "pollers": 0,
         "most_pollers": 1,
         "sends_left": 10,
+        "typing": False,
     }
     told = json.dumps([phone.chat(), ask(phone.url, "GET", "/sandbox/codes")])
     assert login["bot_token"] not in told and context not in told
@@ -579,6 +576,21 @@ def test_accounts_and_messages_survive_a_restart(tmp_path: Path) -> None:
         assert bot.texts(cursor) == ["five"]
 
 
+STATE = (
+    b'{"version": 1, "phones": {"a": {"bot": {"bot_id": "x", "token": "x", "acknowledged": 0}, "messages": [{'
+    b'"number": 1, "direction": "to_bot", "text": "", "message_id": 1, "client_id": "", "time_ms": 1, '
+    b'"bot_id": "x", %b}]}}}'
+)
+
+
+def test_state_file_of_a_sandbox_that_knew_no_media(tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    state.write_bytes(STATE % b'"again": false')
+    with Sandbox(hold=HOLD, state=state) as sandbox:
+        (message,) = Phone(sandbox).chat("user=a")
+        assert "media" not in message
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -592,6 +604,9 @@ def test_accounts_and_messages_survive_a_restart(tmp_path: Path) -> None:
         b'{"version": 1, "phones": {"a": {}}}',
         b'{"version": 1, "phones": {"a": {"bot": {"bot_id": 1}, "messages": []}}}',
         b'{"version": 1, "phones": {"a": {"bot": {"bot_id": "x"}, "messages": []}}}',
+        STATE % b'"media": {}',
+        STATE % b'"media": {"kind": 2, "name": "x"}',
+        STATE % b'"media": "x"',
     ],
 )
 def test_broken_state_file_is_named(tmp_path: Path, content: bytes) -> None:

@@ -470,7 +470,7 @@ EXAMPLES = [line.strip() for line in PAGE.read_text(encoding="utf-8").splitlines
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_what_the_page_shows_can_be_done(phone: Phone, bot: Bot, example: str) -> None:
     body = json.loads(example)
-    phone.do("say" if "text" in body else "misbehave", **body)
+    phone.do("misbehave" if "call" in body else "say", **body)
 
 
 # Hostile input

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from http.client import IncompleteRead
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import openilink
 import pytest
 import requests
 import weilink
-from weilink import _protocol
+from weilink import _cdn, _protocol
 
 from tests.account import People
 from tests.deadline import eventually
@@ -85,17 +86,17 @@ class Weilink:
         self.lost = threading.Event()
         self._partner = ""
         self._stopped = False
-        self._client = weilink.WeiLink(base_path=folder)
+        self.client = weilink.WeiLink(base_path=folder)
         for name in ("get_qr_code", "poll_qr_status"):
             monkeypatch.setattr(_protocol, name, functools.partial(getattr(_protocol, name), base_url=url))
 
     def log_in(self) -> str:
-        return self._client.login(force=True).bot_id
+        return self.client.login(force=True).bot_id
 
     def receive(self) -> None:
         while not self._stopped:
             try:
-                messages = self._client.recv(timeout=30)
+                messages = self.client.recv(timeout=30)
             except _protocol.SessionExpiredError:
                 self.lost.set()
                 return
@@ -106,13 +107,14 @@ class Weilink:
                 self.received.append(message.text or "")
 
     def answer(self, text: str) -> None:
-        assert self._client.send(self._partner, text).success
+        assert self.client.send(self._partner, text).success
 
     def stop(self) -> None:
         self._stopped = True
-        self._client.close()
+        self.client.close()
 
 
+KINDS = ("image", "voice", "file", "video")
 SDKS: dict[str, Callable[[str, Path, pytest.MonkeyPatch], Sdk]] = {"openilink": Openilink, "weilink": Weilink}
 
 
@@ -197,3 +199,44 @@ def test_messages_whose_answer_was_cut_off_come_again(
     log_in(sdk, people, pool)
     people.say("alice", "once")
     eventually(lambda: sdk.received == ["once"])
+
+
+@pytest.mark.parametrize("full_urls", [True, False])
+def test_weilink_gets_and_sends_media_and_types(
+    sandbox: Sandbox,
+    people: People,
+    pool: ThreadPoolExecutor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    full_urls: bool,
+) -> None:
+    monkeypatch.setattr(_cdn, "CDN_BASE", f"{sandbox.url}/c2c")
+    post = functools.partial(requests.post, timeout=20)
+    assert post(f"{sandbox.url}/sandbox/cdn", json={"full_urls": full_urls}).ok
+    sdk = Weilink(sandbox.url, tmp_path, monkeypatch)
+    login = pool.submit(sdk.log_in)
+    people.login("alice")
+    login.result(20)
+    received = []
+    for number, kind in enumerate(KINDS):
+        data = base64.b64encode(f"{kind} 你好".encode()).decode()
+        body = {"user": "alice", "media": {"kind": kind, "name": f"{number}.bin", "data": data}}
+        assert post(f"{sandbox.url}/sandbox/say", json=body).ok
+        (message,) = eventually(lambda: sdk.client.recv(timeout=5))
+        received.append((message.msg_type.name.lower(), sdk.client.download(message).decode()))
+        partner = message.from_user
+    assert received == [(kind, f"{kind} 你好") for kind in KINDS]
+
+    sdk.client.send_typing(partner)
+    assert sandbox.world.accounts()[0].typing
+    for kind in KINDS:
+        sent: dict[str, Any] = {kind: f"{kind} 收到".encode(), **({"file_name": "报告.pdf"} if kind == "file" else {})}
+        assert sdk.client.send(partner, **sent).success
+    assert not sandbox.world.accounts()[0].typing
+    shown = requests.get(f"{sandbox.url}/sandbox/chat?user=alice&after={len(KINDS)}", timeout=20).json()["messages"]
+    media = [message["media"] for message in shown]
+    assert [(each["kind"], requests.get(each["url"], timeout=20).text) for each in media] == [
+        (kind, f"{kind} 收到") for kind in KINDS
+    ]
+    assert [each["name"] for each in media if each["kind"] == "file"] == ["报告.pdf"]
+    sdk.stop()

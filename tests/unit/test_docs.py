@@ -16,8 +16,10 @@ from wxsup import options
 from wxsup.cli import main
 from wxsup.client.openwx import NOT_YET
 from wxsup.errors import WxsupError
-from wxsup.sandbox import backstage, ilink
+from wxsup.sandbox import backstage
 from wxsup.sandbox.backstage import Backstage
+from wxsup.sandbox.blobs import Blobs
+from wxsup.sandbox.cdn import CDN
 from wxsup.sandbox.clock import Clock
 from wxsup.sandbox.control import Control
 from wxsup.sandbox.faults import Faults
@@ -106,15 +108,16 @@ def test_every_call_of_the_sandbox_is_documented_and_none_is_invented() -> None:
     rows_of_calls = re.findall(r"^\| `(?:GET|POST) /sandbox/.*", page, re.MULTILINE)
     documented = {call for row in rows_of_calls for call in re.findall(r"`(GET|POST) (/sandbox/\w+)`", row)}
     clock = Clock()
-    behind = Backstage(clock, Hold(0.0), Faults(), Journal(clock))
-    assert documented == {*Control(World()).routes(), *behind.routes()}
+    cdn = CDN(Blobs())
+    behind = Backstage(clock, Hold(0.0), Faults(), Journal(clock), cdn)
+    assert documented == {*Control(World(), cdn).routes(), *behind.routes()}
 
 
 def test_every_way_to_misbehave_is_documented_and_none_is_invented() -> None:
     page = (REFERENCE / "sandbox.md").read_text(encoding="utf-8")
     table = page.partition("## Misbehaving")[2]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(backstage.FIELDS)
-    for call in ilink.CALLS:
+    for call in backstage.CALLS:
         assert f"`{call}`" in table
     for example in re.findall(r"^    (\{.*)$", table, re.MULTILINE):
         assert set(json.loads(example)) <= {"call", *backstage.FIELDS}

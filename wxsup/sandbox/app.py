@@ -10,24 +10,31 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from wxsup.sandbox.album import MOST_JSON
 from wxsup.sandbox.backstage import Backstage
+from wxsup.sandbox.blobs import Blobs
+from wxsup.sandbox.cdn import CDN, MOST_BODY, UPLOAD
 from wxsup.sandbox.clock import Clock
 from wxsup.sandbox.control import Control
 from wxsup.sandbox.faults import Faults
 from wxsup.sandbox.ilink import Hold, ILink
 from wxsup.sandbox.journal import Journal
 from wxsup.sandbox.server import Page, Request, Routes, Server
+from wxsup.sandbox.watch import Watch
 from wxsup.sandbox.world import World
 
 logger = logging.getLogger(__name__)
 
 HOLD = 25.0  # below the 35 s that clients wait at most (ilink-protocol.md 3.2, 5.2)
 
+#: Where media come in.
+LIMITS = {UPLOAD: MOST_BODY, "/sandbox/say": MOST_JSON}
+
 PHONE = Path(__file__).with_name("phone.html")
 PHONE_HEADERS = {
     # The page needs nothing from anywhere, and nobody may frame it: a click in it confirms a login.
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
@@ -53,18 +60,21 @@ class Sandbox:
         moved, holding, faults = Clock(clock), Hold(hold), Faults()
         journal = Journal(moved)
         self.world = World(state=state, clock=moved)
+        self._blobs = Blobs(state.with_name(f"{state.stem}-media") if state else None)
+        cdn, watch = CDN(self._blobs), Watch(faults, journal)
         self._first = Server(host, port)
         try:
             self._second = Server(host, redirect_port)
         except BaseException:
             self._first.server_close()
             raise
-        backstage = Backstage(moved, holding, faults, journal)
-        shared = {**Control(self.world).routes(), **backstage.routes(), **_phone_routes()}
-        first = ILink(self.world, faults, journal, holding, redirect_port=self._second.server_port)
-        second = ILink(self.world, faults, journal, holding)
+        control, backstage = Control(self.world, cdn), Backstage(moved, holding, faults, journal, cdn)
+        shared = {**cdn.routes(watch), **control.routes(), **backstage.routes(), **_phone_routes()}
+        first = ILink(self.world, cdn, watch, holding, redirect_port=self._second.server_port)
+        second = ILink(self.world, cdn, watch, holding)
         self._first.routes = {**first.routes(), **shared}
         self._second.routes = {**second.routes(), **shared}
+        self._first.limits = self._second.limits = LIMITS
         self._threads = [
             threading.Thread(target=server.serve_forever, name="sandbox", daemon=True)
             for server in (self._first, self._second)
@@ -91,6 +101,7 @@ class Sandbox:
         self._first.close()
         self._second.close()
         self.world.close()
+        self._blobs.close()
         for thread in self._threads:
             thread.join()
 

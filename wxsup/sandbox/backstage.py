@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
+from wxsup.sandbox import cdn, ilink
+from wxsup.sandbox.cdn import CDN
 from wxsup.sandbox.clock import Clock
 from wxsup.sandbox.faults import Fault, Faults, TooMany
 from wxsup.sandbox.fields import Reply, body_of, checked, number_in, one_of, within
-from wxsup.sandbox.ilink import CALLS, Hold
+from wxsup.sandbox.ilink import Hold
 from wxsup.sandbox.journal import Entry, Journal
 from wxsup.sandbox.server import BadRequest, Page, Request, Routes, page_of
 
@@ -19,6 +21,7 @@ MOST_SECONDS = 3600.0
 MOST_ADVANCE = 1000 * 24 * 3600.0
 MOST_NUMBER = 10**12
 
+CALLS = (*ilink.CALLS, *cdn.CALLS)
 CLOSE = ("", "before", "middle")
 EMPTY_STATUS = (HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED)  # RFC 9110 6.4.1: no body
 FRAMING = ("connection", "content-length", "transfer-encoding")  # the server's own business
@@ -43,11 +46,12 @@ FIELDS: Mapping[str, type] = {
 class Backstage:
     """The calls under /sandbox/ that no person makes."""
 
-    def __init__(self, clock: Clock, hold: Hold, faults: Faults, journal: Journal) -> None:
+    def __init__(self, clock: Clock, hold: Hold, faults: Faults, journal: Journal, cdn: CDN) -> None:
         self._clock = clock
         self._hold = hold
         self._faults = faults
         self._journal = journal
+        self._cdn = cdn
 
     def routes(self) -> Routes:
         """Return what is answered where."""
@@ -56,6 +60,7 @@ class Backstage:
             ("POST", "behave"): self.behave,
             ("POST", "hold"): self.hold,
             ("POST", "clock"): self.clock,
+            ("POST", "cdn"): self.cdn,
             ("GET", "requests"): self.requests,
         }
         return {(method, f"/sandbox/{name}"): call for (method, name), call in calls.items()}
@@ -64,6 +69,8 @@ class Backstage:
         """Let a call of the bot API go wrong, the next time or more often."""
         fields = checked(body_of(request), {"call": str}, FIELDS)
         call = one_of(fields, "call", CALLS)
+        if call in cdn.CALLS and "change" in fields:
+            raise BadRequest(f"{call} answers no JSON that could be changed: say what is answered instead")
         times = within(fields, "times", 0, MOST_TIMES, 1)
         try:
             self._faults.add(call, fields.get("user", ""), times, _fault(fields))
@@ -88,6 +95,12 @@ class Backstage:
         fields = checked(body_of(request), {"advance": float})
         self._clock.advance(within(fields, "advance", -MOST_ADVANCE, MOST_ADVANCE, 0.0))
         return {"now": self._clock()}
+
+    def cdn(self, request: Request) -> Reply:
+        """Say where media are to be fetched and put in whole addresses too, or in parameters alone."""
+        fields = checked(body_of(request), {"full_urls": bool})
+        self._cdn.full_urls = fields["full_urls"]
+        return {}
 
     def requests(self, request: Request) -> Reply:
         """List the last requests to the bot API, newest last."""

@@ -6,11 +6,14 @@ import dataclasses
 from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
+from wxsup.sandbox import album, media
+from wxsup.sandbox.album import MOST_JSON
+from wxsup.sandbox.cdn import CDN
 from wxsup.sandbox.codes import Code
-from wxsup.sandbox.fields import Reply, body_of, checked, in_sentences, number_in, one_of
+from wxsup.sandbox.fields import MOST_BODY, Reply, body_of, checked, in_sentences, number_in, one_of
 from wxsup.sandbox.ilink import DEAD
 from wxsup.sandbox.phones import Message
-from wxsup.sandbox.server import BadRequest, Request, Routes
+from wxsup.sandbox.server import Answer, BadRequest, NotFound, Page, Request, Routes
 from wxsup.sandbox.world import World
 
 MOST_WAIT = 300.0
@@ -21,14 +24,16 @@ EXPIRED, BLOCKED = "expired", "verify_code_blocked"
 class Control:
     """The calls under /sandbox/."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, cdn: CDN) -> None:
         self._world = world
+        self._cdn = cdn
 
     def routes(self) -> Routes:
         """Return what is answered where."""
-        calls: dict[tuple[str, str], Callable[[Request], Reply]] = {
+        calls: dict[tuple[str, str], Callable[[Request], Answer]] = {
             ("GET", "codes"): self.codes,
             ("GET", "chat"): self.chat,
+            ("GET", "media"): self.media,
             ("GET", "accounts"): self.accounts,
             ("POST", "scan"): self.scan,
             ("POST", "confirm"): self.confirm,
@@ -54,7 +59,15 @@ class Control:
         after = number_in(fields, "after", int, MOST_MESSAGES)
         wait = number_in(fields, "wait", float, MOST_WAIT)
         messages = self._world.chat(fields["user"], after, hold=wait, glance=request.glance)
-        return {"messages": [_message(message) for message in messages]}
+        return {"messages": [_message(request, fields["user"], message) for message in messages]}
+
+    def media(self, request: Request) -> Page:
+        """Return the bytes of a message's media, decrypted."""
+        fields = checked(request.query, {"user": str, "n": str})
+        shown = self._world.message(fields["user"], number_in(fields, "n", int, MOST_MESSAGES)).media
+        if shown is None:
+            raise NotFound("this message holds no media")
+        return album.page(shown, media.content(shown, self._cdn.get))
 
     def accounts(self, request: Request) -> Reply:
         """List each user's newest binding."""
@@ -93,10 +106,19 @@ class Control:
 
     def say(self, request: Request) -> Reply:
         """Write to the user's bot; `message` holds fields that the bot gets in place of ordinary ones (7.1)."""
-        fields = checked(body_of(request), {"user": str, "text": str}, {"message": dict})
-        if not fields["text"]:
+        fields = checked(body_of(request, MOST_JSON), {"user": str}, {"text": str, "media": dict, "message": dict})
+        user, text, shown = fields["user"], fields.get("text", ""), None
+        if ("media" in fields) == ("text" in fields):
+            raise BadRequest("either text or media is needed")
+        if "media" in fields:
+            shot = album.shot_of(fields["media"])
+            self._world.check_user(user)  # before anything is kept
+            shown = shot.put(lambda content: self._cdn.put(content, user))
+        elif not text:
             raise BadRequest("text is empty")
-        return _said(self._world.say(fields["user"], fields["text"], fields.get("message")))
+        elif len(request.body) > MOST_BODY:
+            raise BadRequest(f"a body without media is larger than {MOST_BODY} bytes")
+        return _said(self._world.say(user, text, fields.get("message"), shown))
 
     def say_again(self, request: Request) -> Reply:
         """Let the bot get a message once more."""
@@ -132,7 +154,8 @@ def _said(message: Message) -> Reply:
     return {"message_id": message.shown_id, "n": message.number}
 
 
-def _message(message: Message) -> Reply:
+def _message(request: Request, user: str, message: Message) -> Reply:
+    shown = {"media": album.entry(request, user, message, message.media)} if message.media else {}
     return {
         "n": message.number,
         "direction": message.direction,
@@ -140,4 +163,5 @@ def _message(message: Message) -> Reply:
         "message_id": message.shown_id,
         "client_id": message.client_id,
         "time": message.time_ms // 1000,
+        **shown,
     }

@@ -29,10 +29,10 @@ class Fault:
     delay: float = 0.0
     drip: float = 0.0
 
-    def answer(self, call: Callable[[], Mapping[str, object]]) -> Answer:
+    def answer(self, call: Callable[[], Answer]) -> Answer:
         """Make the call, if it is to take effect, and return what is answered in the end."""
         true = call() if self.effect else {"ret": 0}
-        page = self.instead or page_of(overlaid(true, self.change or {}))
+        page = self.instead or (true if isinstance(true, Page) else page_of(overlaid(true, self.change or {})))
         return replace(page, close=self.close, delay=self.delay, drip=self.drip)
 
 

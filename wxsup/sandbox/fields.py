@@ -6,8 +6,9 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from wxsup.sandbox.blobs import Lost
 from wxsup.sandbox.codes import Unfit, Unknown
-from wxsup.sandbox.server import BadRequest, Forbidden, NotFound, Request
+from wxsup.sandbox.server import Answer, BadRequest, Forbidden, NotFound, Request
 
 MOST_BODY = 64 * 1024
 
@@ -24,14 +25,14 @@ KINDS: dict[type, str] = {
 }
 
 
-def body_of(request: Request) -> dict[str, Any]:
+def body_of(request: Request, most: int = MOST_BODY) -> dict[str, Any]:
     """Return the body, unless a page of somebody else's made the browser send it (Fetch Metadata, CORS preflight)."""
     if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
         raise Forbidden("another site may not do that")
     if request.headers.get_content_type() != "application/json":
         raise BadRequest("the Content-Type must be application/json")
-    if len(request.body) > MOST_BODY:
-        raise BadRequest(f"the body is larger than {MOST_BODY} bytes")
+    if len(request.body) > most:
+        raise BadRequest(f"the body is larger than {most} bytes")
     return request.json()
 
 
@@ -79,14 +80,14 @@ def number_in(query: Mapping[str, str], name: str, kind: Callable[[str], Number]
     return number
 
 
-def in_sentences(call: Callable[[Request], Reply]) -> Callable[[Request], Reply]:
+def in_sentences(call: Callable[[Request], Answer]) -> Callable[[Request], Answer]:
     """Turn what the world refuses into what HTTP says."""
 
     @functools.wraps(call)
-    def answer(request: Request) -> Reply:
+    def answer(request: Request) -> Answer:
         try:
             return call(request)
-        except Unknown as ex:
+        except (Unknown, Lost) as ex:
             raise NotFound(str(ex)) from ex
         except Unfit as ex:
             raise BadRequest(str(ex)) from ex

@@ -53,7 +53,12 @@ class Journal:
 
 
 def _shown(request: Request) -> object:
-    """Return the JSON that a body is, else its text, of which no more is kept than is needed to know it again."""
+    """Return the JSON that a body is, else its text, of which no more is kept than is needed to know it again.
+
+    Of bytes it is only said how many they are.
+    """
+    if request.headers.get_content_type() == "application/octet-stream":
+        return {"bytes": len(request.body)}
     if request.body and len(request.body) <= MOST_KEPT:
         with suppress(BadRequest):
             return request.json()

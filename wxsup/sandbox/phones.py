@@ -6,11 +6,12 @@ import dataclasses
 import hashlib
 import json
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
 
 from wxsup import errors, files
+from wxsup.sandbox.media import Media
 
 VERSION = 1
 
@@ -19,7 +20,7 @@ TO_USER = "to_user"
 
 USER_MESSAGE = 1  # the message_type of what a user writes (7.1)
 
-Kept = TypeVar("Kept", "Message", "Bot")
+Kept = TypeVar("Kept", "Message", "Bot", Media)
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Message:
     """One thing said; `number` counts from 1 on each phone, whichever bot was bound to it at the time.
 
     `raw` holds fields that the bot gets in place of ordinary ones, null for none. `again` marks a repetition, which
-    the bot gets and the phone does not show.
+    the bot gets and the phone does not show. `media` is what it holds besides or in place of text.
     """
 
     number: int
@@ -39,6 +40,7 @@ class Message:
     bot_id: str
     raw: dict[str, Any] = field(default_factory=dict)
     again: bool = False
+    media: Media | None = None
 
     @property
     def shown_id(self) -> str:
@@ -67,6 +69,7 @@ class Bot:
     death: str = "errcode"
     pollers: int = field(default=0, init=False)
     most_pollers: int = field(default=0, init=False)
+    typing_until: float = field(default=0.0, init=False)
 
 
 @dataclass
@@ -116,12 +119,18 @@ def read(path: Path) -> dict[str, Phone]:
         ) from ex
 
 
-def _kept(thing: Message | Bot) -> dict[str, object]:
-    return {each.name: getattr(thing, each.name) for each in dataclasses.fields(thing) if each.init}
+def _kept(thing: Message | Bot | Media) -> dict[str, object]:
+    kept = {each.name: getattr(thing, each.name) for each in dataclasses.fields(thing) if each.init}
+    return {name: _kept(value) if isinstance(value, Media) else value for name, value in kept.items()}
+
+
+def _message(kept: dict[str, Any]) -> Message:
+    media = kept.pop("media", None)
+    return replace(_restored(Message, kept), media=None if media is None else _restored(Media, media))
 
 
 def _phone(user: str, state: dict[str, Any]) -> Phone:
-    messages = [_restored(Message, kept) for kept in state["messages"]]
+    messages = [_message(kept) for kept in state["messages"]]
     # A message is found by its number (World.chat), so that a gap would show the wrong ones.
     if [message.number for message in messages] != list(range(1, len(messages) + 1)):
         raise ValueError("messages are not numbered from 1")

@@ -9,8 +9,9 @@ import select
 import socket
 import socketserver
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from http import HTTPStatus
@@ -22,7 +23,9 @@ from wxsup import errors
 
 logger = logging.getLogger(__name__)
 
-MOST_BODY = 1024 * 1024
+MOST_BODY = 1024 * 1024  # where no other limit is set
+MOST_LARGE = 4  # how many larger bodies are in memory at a time; the others wait for their turn
+GLANCE = 0.5  # how often who waits looks whether the client is still there, in seconds
 MOST_DEPTH = 100  # what is kept of a body must fit into other documents, which json can write only so deep
 AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")  # RFC 9110 7.2, names and addresses
 
@@ -113,13 +116,18 @@ def page_of(answer: Mapping[str, object], status: int = HTTPStatus.OK) -> Page:
 
 
 class Server(ThreadingHTTPServer):
-    """Listens at once, answers from `routes` once they are set and serve_forever runs; one thread per connection."""
+    """Listens at once, answers from `routes` once they are set and serve_forever runs; one thread per connection.
+
+    `limits` are the paths whose bodies may be larger than MOST_BODY, and how large.
+    """
 
     daemon_threads = True
     request_queue_size = 512
 
     def __init__(self, host: str, port: int) -> None:
         self.routes: Routes = {}
+        self.limits: Mapping[str, int] = {}
+        self._large = threading.BoundedSemaphore(MOST_LARGE)
         self._connections: set[socket.socket] = set()
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
@@ -138,6 +146,19 @@ class Server(ThreadingHTTPServer):
         """Return a host and port that this machine reaches us by."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.server_name, self.server_name)
         return f"[{host}]:{self.server_port}" if ":" in host else f"{host}:{self.server_port}"
+
+    @contextmanager
+    def room(self, length: int, glance: Callable[[], None]) -> Iterator[None]:
+        """Wait until a body of that length may be in memory."""
+        if length <= MOST_BODY:
+            yield
+            return
+        while not self._large.acquire(timeout=GLANCE):
+            glance()
+        try:
+            yield
+        finally:
+            self._large.release()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Begin a connection."""
@@ -201,7 +222,15 @@ class Handler(BaseHTTPRequestHandler):
             return page_of({"error": "the sandbox failed; its log says why"}, HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _answer(self) -> Answer:
-        body = self._body()  # whatever comes of it: an unread body would be taken for the next request
+        length = self._length()
+        with self.server.room(length, self._glance):
+            # Read whatever comes of it: an unread body would be taken for the next request.
+            body = self.rfile.read(length)
+            if len(body) < length:
+                raise ClientGone
+            return self._call(body)
+
+    def _call(self, body: bytes) -> Answer:
         try:
             target = urlsplit(self.path)
             pairs = parse_qsl(target.query, keep_blank_values=True, max_num_fields=100)
@@ -217,20 +246,20 @@ class Handler(BaseHTTPRequestHandler):
         authority = host if AUTHORITY.fullmatch(host) else self.server.authority
         return call(Request(self.command, target.path, query, self.headers, body, authority, self._glance))
 
-    def _body(self) -> bytes:
+    def _length(self) -> int:
         length = self.headers.get("Content-Length", "0")
         if "Transfer-Encoding" in self.headers or not re.fullmatch("[0-9]{1,18}", length):
             self.close_connection = True
             raise BadRequest("the body must come with a Content-Length")
-        if int(length) > MOST_BODY:
+        most = self.server.limits.get(self._path(), MOST_BODY)
+        if int(length) > most:
             self.close_connection = True
             # Hanging up on unread data would reset the connection before the client has seen why.
-            self.rfile.read(min(int(length), 4 * MOST_BODY))
-            raise BadRequest(f"the body is larger than {MOST_BODY} bytes")
-        body = self.rfile.read(int(length))
-        if len(body) < int(length):
-            raise ClientGone
-        return body
+            left = min(int(length), 4 * most)
+            while left and (piece := self.rfile.read(min(left, MOST_BODY))):
+                left -= len(piece)
+            raise BadRequest(f"the body is larger than {most} bytes")
+        return int(length)
 
     def _glance(self) -> None:
         """Raise ClientGone when the client has closed its side (recv(2): a peek of no bytes is the end)."""

@@ -14,6 +14,7 @@ from typing import Any
 from wxsup import errors, files
 from wxsup.sandbox import phones
 from wxsup.sandbox.codes import Code, Codes, Credentials, Unfit, Unknown, check_user
+from wxsup.sandbox.media import Media
 from wxsup.sandbox.news import Glance, News, stay
 from wxsup.sandbox.phones import Bot, Message, Phone
 
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 WINDOW = 24 * 3600.0  # a bot may answer for so long after the user's last message (8.3) ...
 QUOTA = 10  # ... and so many times (8.3)
+TYPING = 10.0  # a bot that types says so every 5 s (10); one that has died is not shown typing for ever
 
 
 class DeadToken(Exception):
@@ -57,6 +59,7 @@ class Account:
     pollers: int
     most_pollers: int
     sends_left: int
+    typing: bool
 
 
 class World:
@@ -108,7 +111,15 @@ class World:
             upto = messages[-1].number if messages else bot.acknowledged
             return Updates(messages, _cursor(bot, upto), bot.context_token, phones.user_id(phone.user), bot.bot_id)
 
-    def send(self, token: str, to_user_id: str, context_token: str, text: str, client_id: str = "") -> Message:
+    def send(
+        self,
+        token: str,
+        to_user_id: str,
+        context_token: str,
+        text: str,
+        client_id: str = "",
+        media: Media | None = None,
+    ) -> Message:
         """Say something to the user, if the bot may do so just now (8.3)."""
         with self._news:
             phone = self._phone_of(token)
@@ -120,13 +131,24 @@ class World:
             if not bot.sends_left:
                 raise SendRefused("rate limited")
             bot.sends_left -= 1
-            return self._write(phone, self._message(phone, phones.TO_USER, text, client_id))
+            bot.typing_until = 0.0
+            return self._write(phone, self._message(phone, phones.TO_USER, text, client_id, media))
 
     def has_conversation(self, token: str, user_id: str) -> bool:
         """Tell whether that user has written to the bot yet."""
         with self._news:
             phone = self._phone_of(token)
             return bool(phone.bot.context_token) and user_id == phones.user_id(phone.user)
+
+    def is_user(self, token: str, user_id: str) -> bool:
+        """Tell whether that is the user of the bot."""
+        with self._news:
+            return user_id == phones.user_id(self._phone_of(token).user)
+
+    def type(self, token: str, typing: bool) -> None:
+        """Let the phone show for a while that the bot types, or no more."""
+        with self._news:
+            self._phone_of(token).bot.typing_until = float(self._clock()) + TYPING if typing else 0.0
 
     def check(self, token: str) -> None:
         """Raise DeadToken unless the token is that of a live bot."""
@@ -153,7 +175,7 @@ class World:
 
         return self.codes.confirm(key, bind)
 
-    def say(self, user: str, text: str, raw: Mapping[str, Any] | None = None) -> Message:
+    def say(self, user: str, text: str, raw: Mapping[str, Any] | None = None, media: Media | None = None) -> Message:
         """Let the user write to the bot: the conversation is open again, with a full quota.
 
         The fields in `raw` are what the bot gets in place of ordinary ones. They can make it a message of somebody
@@ -163,7 +185,7 @@ class World:
         with self._news:
             phone = self._live(user)
             bot = phone.bot
-            message = self._message(phone, phones.TO_BOT, text, f"phone-{secrets.token_hex(8)}")
+            message = self._message(phone, phones.TO_BOT, text, f"phone-{secrets.token_hex(8)}", media)
             if _is_own(user, raw or {}):
                 bot.context_token = bot.context_token or secrets.token_urlsafe(24)
                 bot.heard, bot.sends_left = float(self._clock()), QUOTA
@@ -194,6 +216,20 @@ class World:
             self._news.hold(lambda: bool(said()), hold, glance)
             return said()
 
+    def message(self, user: str, number: int) -> Message:
+        """Return one message of the user's phone."""
+        with self._news:
+            phone = self._phones.get(user)
+            if phone is None or not 1 <= number <= len(phone.messages):
+                raise Unknown("there is no such message")
+            return phone.messages[number - 1]
+
+    def check_user(self, user: str) -> None:
+        """Raise Unknown unless the user has a live bot."""
+        check_user(user)
+        with self._news:
+            self._live(user)
+
     def drop(self, user: str, death: str = "errcode") -> Bot:
         """Let the token of the user's bot die; `death` is where -14 stands from now on."""
         check_user(user)
@@ -223,7 +259,8 @@ class World:
         bot = phone.bot
         sends_left = 0 if self._window_closed(bot) else bot.sends_left
         user_id = phones.user_id(phone.user)
-        return Account(phone.user, user_id, bot.bot_id, bot.alive, bot.pollers, bot.most_pollers, sends_left)
+        typing = bot.alive and self._clock() < bot.typing_until
+        return Account(phone.user, user_id, bot.bot_id, bot.alive, bot.pollers, bot.most_pollers, sends_left, typing)
 
     def _bind(self, user: str) -> Bot:
         phone = self._phones.get(user)
@@ -273,11 +310,12 @@ class World:
     def _window_closed(self, bot: Bot) -> bool:
         return self._clock() - bot.heard > WINDOW
 
-    def _message(self, phone: Phone, direction: str, text: str, client_id: str) -> Message:
+    def _message(self, phone: Phone, direction: str, text: str, client_id: str, media: Media | None = None) -> Message:
         # Nanoseconds are above 2**53, where careless clients lose digits, and new after a restart too (2.3).
         self._last_id = max(self._last_id + 1, time.time_ns())
         number, milliseconds = len(phone.messages) + 1, int(self._clock() * 1000)
-        return Message(number, direction, text, self._last_id, client_id, milliseconds, phone.bot.bot_id)
+        bot_id = phone.bot.bot_id
+        return Message(number, direction, text, self._last_id, client_id, milliseconds, bot_id, media=media)
 
     def _write(self, phone: Phone, message: Message) -> Message:
         phone.messages.append(message)
