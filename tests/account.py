@@ -13,7 +13,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,7 +30,10 @@ from tests.deadline import eventually
 from tests.unit.upstream import Connection, Request, Upstream, reply
 from wxsup import values
 from wxsup.client.drivers import Driver
-from wxsup.client.store import Report, Store
+from wxsup.client.letters import Part
+from wxsup.client.media import Sink
+from wxsup.client.store import Store
+from wxsup.client.store.outbox import Report
 from wxsup.errors import ContentRejected, NotLoggedIn, ObjectNotFound, QuotaUsed
 from wxsup.model import Exit
 from wxsup.options import Options
@@ -100,10 +103,16 @@ class People:
         told: dict[str, Any] = answer.json()
         return told
 
+    def look(self, what: str, **parameters: str) -> dict[str, Any]:
+        """Look at the sandbox, as docs/reference/sandbox.md has it."""
+        answer = requests.get(f"{self.sandbox.url}/sandbox/{what}", parameters, timeout=20)
+        assert answer.ok, answer.text
+        told: dict[str, Any] = answer.json()
+        return told
+
     def sent_by_clients(self, call: str) -> list[dict[str, Any]]:
         """Return the requests of a call that have come in."""
-        answer = requests.get(f"{self.sandbox.url}/sandbox/requests", {"call": call}, timeout=20)
-        found: list[dict[str, Any]] = answer.json()["requests"]
+        found: list[dict[str, Any]] = self.look("requests", call=call)["requests"]
         return found
 
     def pollers(self, user: str) -> tuple[int, int]:
@@ -260,17 +269,24 @@ class FragileStore(Store):
 
     broken = ""
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        if self.broken == "write" and not self.in_transaction:
-            raise sqlite3.OperationalError("database or disk is full")
-        with super().transaction():
-            yield
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        inner, read = self.database.transaction, self.outbox.next_to_post
 
-    def next_to_post(self, blocked: Container[str] = ()) -> Report | None:
-        if self.broken == "read":
-            raise sqlite3.OperationalError("disk I/O error")
-        return super().next_to_post(blocked)
+        @contextlib.contextmanager
+        def transaction() -> Iterator[None]:
+            if self.broken == "write" and not self.in_transaction:
+                raise sqlite3.OperationalError("database or disk is full")
+            with inner():
+                yield
+
+        def next_to_post(blocked: Container[str] = ()) -> Report | None:
+            if self.broken == "read":
+                raise sqlite3.OperationalError("disk I/O error")
+            return read(blocked)
+
+        self.database.transaction = transaction  # type: ignore[method-assign]
+        self.outbox.next_to_post = next_to_post  # type: ignore[method-assign]
 
 
 def _friend(id_: str, uid: int, name: str, displayname: str, markname: str) -> dict[str, Any]:
@@ -298,6 +314,8 @@ class Remembering(Driver):
         self.claims = {OWNER["id"]: 0, ANNE["id"]: 0}
         self.quota = 100
         self.digits: list[str] = []
+        self.marknames: list[tuple[str, str]] = []
+        self.typing: list[tuple[str, bool]] = []
         self.relogins = 0
         self.sending: Callable[[str, str], object] = lambda friend_id, text: None
         self.most_at_once = 0
@@ -338,7 +356,17 @@ class Remembering(Driver):
     def give_back(self, friend_id: str) -> None:
         self.claims[friend_id] -= 1
 
-    def send_part(self, friend_id: str, text: str, client_id: str) -> dict[str, Any]:
+    def fetch(self, source: Mapping[str, Any], sink: Sink) -> None:
+        sink(str(source["content"]).encode())
+
+    def set_markname(self, friend_id: str, name: str) -> None:
+        self.marknames.append((friend_id, name))
+
+    def send_typing(self, friend_id: str, typing: bool) -> None:
+        self.typing.append((friend_id, typing))
+
+    def send_part(self, friend_id: str, part: Part, client_id: str) -> dict[str, Any]:
+        text = part.media.name if part.media else part.text
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:
@@ -361,6 +389,11 @@ class Remembering(Driver):
     def sent_to(self, friend: dict[str, Any]) -> list[str]:
         """Return what went out to a friend, in its order."""
         return [text for friend_id, text in list(self.sent) if friend_id == friend["id"]]
+
+
+def texts(driver: Driver, content: str) -> list[Part]:
+    """Return a text as it is sent."""
+    return [Part(text) for text in driver.parts(content)]
 
 
 def named(report: dict[str, Any]) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from urllib.parse import unquote_plus, urlencode, urlsplit, urlunsplit
 from wxsup import names, options
 from wxsup.errors import RecordInvalid
 from wxsup.model import Client
-from wxsup.options import Ilink
+from wxsup.options import ForClients
 from wxsup.settings import Settings
 
 
@@ -33,7 +33,7 @@ def environment(client: Client, settings: Settings) -> dict[str, str]:
         for (name, option), default in zip(options.REPORTING.items(), (settings.post_api, ""), strict=True)
     }
     given = {name: value for name, value in client.params.items() if name not in ("driver", *options.REPORTING)}
-    operator = {item.name: _as_text(getattr(settings, item.name)) for item in fields(Ilink)}
+    operator = {item.name: _as_text(getattr(settings, item.name)) for item in fields(ForClients)}
     found = {"log_level": settings.log_level, **operator, **given, **paths, **reporting}
     foreign = {options.COMMAND: settings.command} if client.driver == options.FOREIGN else {}
     return {options.PREFIX + name.upper(): str(value) for name, value in found.items()} | foreign

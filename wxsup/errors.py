@@ -31,6 +31,7 @@
     |   |-- ContentRejected          -24
     |   |-- NotLoggedIn              -25
     |   |-- RateLimited              -26
+    |   |-- MediaUploadFailed        -27
     |   |-- RemoteRefusal             -1
     |   |-- NotSent                   -1
     |   `-- DeliveryUnknown          -28
@@ -191,7 +192,7 @@ class CallFailed(WxsupError):
 
 
 class ObjectNotFound(CallFailed):
-    """No such friend or group."""
+    """No such friend, group, file or report."""
 
     code, status = 100, "object not found"
 
@@ -246,6 +247,12 @@ class RateLimited(CallFailed):
     """WeChat asks to send less often."""
 
     code, status = -26, "rate limited"
+
+
+class MediaUploadFailed(CallFailed):
+    """WeChat did not take the file, so that nothing was sent."""
+
+    code, status = -27, "media upload failed"
 
 
 class RemoteRefusal(CallFailed):

@@ -170,6 +170,7 @@ def sandbox_settings(settings: Settings) -> dict[str, str]:
     """Return the settings that turn clients towards the sandbox."""
     return {
         "ilink_base": settings.sandbox_listen.url,
+        "ilink_cdn": f"{settings.sandbox_listen.url}/c2c",
         "ilink_allow_hosts": settings.sandbox_listen.host,
         "ilink_filehelper": "owner",
     }

@@ -45,6 +45,9 @@ class Ilink:
     """Where Tencent's bot channel is and how to treat it: settings of the operator, never parameters of a request."""
 
     ilink_base: str = declare("https://ilinkai.weixin.qq.com", values.url, "iLink server that hands out login codes")
+    ilink_cdn: str = declare(
+        "https://novac2c.cdn.weixin.qq.com/c2c", values.url, "iLink server that files are sent to and come from"
+    )
     ilink_allow_hosts: tuple[str, ...] = declare(
         "weixin.qq.com,qq.com",
         values.many(values.text),
@@ -63,7 +66,26 @@ class Ilink:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Ilink):
+class ForClients(Ilink):
+    """What the operator decides for all clients, and no request can change."""
+
+    media_url_allow: str = declare(
+        "https?://.*", values.pattern, "regular expression of the URLs that media_path may fetch a file from"
+    )
+    media_private_hosts: tuple[str, ...] = declare(
+        "", values.many(values.text), "hosts that media_path may fetch from although their address is not public"
+    )
+    media_size_max: int = declare("104857600", values.integer(1, 2**31), "bytes of the largest file, in or out")
+    media_max_age: float = declare(
+        "2592000", values.seconds(60, 999999999), "seconds that a file is kept in the media folder of its client"
+    )
+    media_total_max: int = declare(
+        "1073741824", values.integer(1, 2**50), "bytes in the media folder of a client, before the oldest files go"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ForClients):
     """The options of one client."""
 
     account: str = declare("default", values.text, "client name")

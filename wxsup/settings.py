@@ -12,7 +12,7 @@ from typing import Any
 
 from wxsup import options, values
 from wxsup.errors import SettingInvalid
-from wxsup.options import Ilink
+from wxsup.options import ForClients
 from wxsup.values import Address, declare
 
 ENVIRONMENT = "WXSUP_"
@@ -20,7 +20,7 @@ CONFIG = "WXSUP_CONFIG"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Ilink):
+class Settings(ForClients):
     """What the operator decides; names that the original document has mean what they mean there."""
 
     listen: tuple[Address, ...] = declare(

@@ -17,13 +17,16 @@ from typing import Any
 
 import pytest
 
-from tests.account import Line, People, Receiver, named, options, qr_text
+from tests.account import Line, People, Receiver, named, options, qr_text, texts
 from tests.deadline import eventually
 from tests.unit.upstream import Request, reply
 from wxsup.client import sendqueue
 from wxsup.client.drivers import Driver, ilink
 from wxsup.client.drivers.ilink import gate, login, wire
 from wxsup.client.events import Events
+from wxsup.client.fetching import Fetcher
+from wxsup.client.letters import Part
+from wxsup.client.media import media_folder
 from wxsup.client.sendqueue import SendQueue
 from wxsup.client.state import Login, LoginState
 from wxsup.client.store import Store
@@ -41,11 +44,11 @@ class SmallStore(Store):
     """A store whose disk can be full."""
 
     def fill(self) -> None:
-        (pages,) = self._db.execute("PRAGMA page_count").fetchone()
-        self._db.execute(f"PRAGMA max_page_count = {pages}")
+        (pages,) = self.database.execute("PRAGMA page_count").fetchone()
+        self.database.execute(f"PRAGMA max_page_count = {pages}")
 
     def make_room(self) -> None:
-        self._db.execute("PRAGMA max_page_count = 1000000")
+        self.database.execute("PRAGMA max_page_count = 1000000")
 
 
 class Client:
@@ -59,12 +62,16 @@ class Client:
         self.state.changed = lambda old, new: self.events.event("state_change", old.value, new.value)
         self.driver = DRIVERS[kind](chosen, self.state, self.store, self.events, started=started)
         self.queue = SendQueue(self.store, self.events, self.driver, self.state, chosen)
+        self.folder = media_folder(chosen, self.driver.name)
+        self.fetcher = Fetcher(self.store, self.events, self.folder, self.driver.fetch)
+        self.events.held_back = self.fetcher.wake
         self.driver.heard = self.queue.wake
         self.events.poster.replied = self.queue.reply
         self._receiver = receiver
         self._before = len(receiver.got)
         self.events.start()
         self.queue.start()
+        self.fetcher.wake()
         self.exit: Future[Exit] = pool.submit(self.driver.run)
 
     def told(self) -> list[tuple[Any, ...]]:
@@ -91,7 +98,10 @@ class Client:
             return ""
 
     def send(self, content: str) -> dict[str, Any]:
-        return self.queue.send(self.friend(), content)
+        return self.queue.send(self.friend(), texts(self.driver, content))
+
+    def promise(self, content: str) -> str:
+        return self.queue.promise(self.friend(), texts(self.driver, content))
 
     def outgoing(self) -> list[tuple[str, Any]]:
         """Return content and code of what was reported as sent or not sent since this client began."""
@@ -124,6 +134,7 @@ class Client:
         self.queue.stop(grace=1)
         self.driver.hang_up()
         self.queue.stop(grace=5)
+        self.fetcher.stop(grace=5)
         self.events.stop(grace=5)
         self.store.close()
 
@@ -144,7 +155,8 @@ class Bench:
     def start(self, *, started: str = "1.0", over_line: bool = False, **given: object) -> Client:
         """Let a client begin with the files of the one before it; `over_line` puts the bad line between."""
         base = self.line.url if over_line else self.sandbox.url
-        chosen = options(self.folder, ilink_base=base, plugin_openwx_post_api=self.receiver.url, **given)
+        places = {"ilink_base": base, "ilink_cdn": f"{base}/c2c", "plugin_openwx_post_api": self.receiver.url}
+        chosen = options(self.folder, **places, **given)
         client = Client(self.kind, chosen, started, self._pool, self.receiver)
         self._clients.callback(client.close)
         return client
@@ -229,7 +241,7 @@ def test_before_the_login_nothing_can_be_done(bench: Bench) -> None:
     calls: list[Callable[[], object]] = [
         client.driver.user,
         client.driver.friends,
-        lambda: client.queue.send({"id": "anybody"}, "hello"),
+        lambda: client.queue.send({"id": "anybody"}, [Part("hello")]),
         lambda: client.driver.admit("anybody", 1),
         lambda: client.driver.claim("anybody", 1),
         lambda: client.driver.submit_verify_code("123456"),
@@ -308,11 +320,11 @@ def test_texts_go_out_and_are_reported_once(bench: Bench) -> None:
 def test_promised_texts_go_out_once_each_in_their_order(bench: Bench) -> None:
     client = bench.talking()
     for number in range(5):
-        client.queue.promise(client.friend(), f"message {number}")
+        client.promise(f"message {number}")
     texts = [f"message {number}" for number in range(5)]
     eventually(lambda: client.outgoing() == [(text, "") for text in texts])
     assert bench.people.read("alice") == texts
-    assert client.store.count("letter") == 0
+    assert client.store.letterbox.count() == 0
 
 
 def test_what_the_receiver_of_reports_answers_is_sent_back_once(bench: Bench) -> None:
@@ -324,7 +336,7 @@ def test_what_the_receiver_of_reports_answers_is_sent_back_once(bench: Bench) ->
     answers = [f"you said: {number}" for number in range(3)]
     eventually(lambda: client.outgoing() == [(answer, "") for answer in answers])
     assert bench.people.read("alice") == answers
-    assert client.store.count("letter") == 0
+    assert client.store.letterbox.count() == 0
 
 
 def test_a_send_under_way_can_be_broken_off_and_its_fate_is_then_unknown(bench: Bench) -> None:
@@ -411,7 +423,7 @@ def test_a_wish_for_a_new_login_on_a_full_disk_loses_nothing_and_does_not_run_ho
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = bench.talking()
-    eventually(lambda: client.store.next_to_post() is None)
+    eventually(lambda: client.store.outbox.next_to_post() is None)
     client.store.fill()
     text = "x" * 200_000
     bench.people.say("alice", text)
@@ -431,7 +443,7 @@ def test_somebody_unknown_cannot_be_written_to(bench: Bench) -> None:
     nobody = {**client.friend(), "id": "nobody"}
     for call in (client.queue.send, client.queue.promise):
         with pytest.raises(ObjectNotFound):
-            call(nobody, "hello")
+            call(nobody, [Part("hello")])
 
 
 def test_nothing_cannot_be_sent(bench: Bench) -> None:
@@ -454,7 +466,7 @@ def test_a_message_that_cannot_be_kept_is_neither_acknowledged_nor_lost(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = bench.talking(over_line=True)
-    eventually(lambda: client.store.next_to_post() is None)
+    eventually(lambda: client.store.outbox.next_to_post() is None)
     client.store.fill()
     text = "x" * 200_000
     bench.people.say("alice", text)
@@ -493,7 +505,7 @@ def test_an_end_between_commit_and_acknowledgement_gives_no_duplicate(bench: Ben
 
 def test_an_end_before_the_commit_brings_the_message_again(bench: Bench) -> None:
     first = bench.talking()
-    eventually(lambda: first.store.next_to_post() is None)
+    eventually(lambda: first.store.outbox.next_to_post() is None)
     first.store.fill()
     text = "x" * 200_000
     bench.people.say("alice", text)
@@ -936,7 +948,7 @@ def test_a_dead_token_is_revived_once_and_then_the_login_is_lost(ilink_bench: Be
     client.until(Login.SCANING)
     assert len(ilink_bench.line.calls("notifystart")) == 2
     with pytest.raises(NotLoggedIn):
-        client.queue.send(friend, "hello")
+        client.queue.send(friend, [Part("hello")])
     assert ilink_bench.line.calls("sendmessage") == []
     eventually(lambda: ("input_qrcode",) in client.told()[-1:])
     lost = client.told().index(("state_change", "running", "scaning"))
@@ -980,7 +992,7 @@ def test_nobody_can_be_written_to_before_he_writes(ilink_bench: Bench) -> None:
 def test_a_closed_window_is_refused_here_or_left_to_the_server(ilink_bench: Bench) -> None:
     client = ilink_bench.talking(over_line=True)
     bot, friend = client.driver.user()["id"], client.friend()["id"]
-    client.store.heard(bot, friend, "", time.time() - gate.WINDOW - 1)
+    client.store.people.heard(bot, friend, "", time.time() - gate.WINDOW - 1)
     assert client.refused("hello").code == -22
     assert ilink_bench.line.calls("sendmessage") == []
     client.end()
@@ -1057,7 +1069,7 @@ def test_a_promised_text_waits_out_a_login_that_is_lost(ilink_bench: Bench) -> N
     client = ilink_bench.talking(over_line=True)
     dead = {"ret": -14, "errmsg": "session timeout"}
     ilink_bench.line.instead["sendmessage"] = answering(dead, dead)
-    client.queue.promise(client.friend(), "hello")
+    client.promise("hello")
     eventually(lambda: client.outgoing() == [("hello", "")])
     assert ilink_bench.people.read("alice") == ["hello"]
     assert len({body["msg"]["client_id"] for body in ilink_bench.line.bodies("sendmessage")}) == 1
@@ -1071,11 +1083,11 @@ def test_a_promised_text_that_the_server_limits_is_tried_once_more(
     client = ilink_bench.talking(over_line=True)
     limited = {"ret": -2, "errmsg": "rate limited"}
     ilink_bench.line.instead["sendmessage"] = answering(limited)
-    client.queue.promise(client.friend(), "once")
+    client.promise("once")
     eventually(lambda: client.outgoing() == [("once", "")])
     assert client.friend()["sends_left"] == 9
     ilink_bench.line.instead["sendmessage"] = answering(limited, limited)
-    client.queue.promise(client.friend(), "twice")
+    client.promise("twice")
     eventually(lambda: client.outgoing() == [("once", ""), ("twice", -26)])
     assert len(ilink_bench.line.calls("sendmessage")) == 4
     assert ilink_bench.people.read("alice") == ["once"]
@@ -1087,7 +1099,7 @@ def test_a_friend_who_writes_is_answered_at_once_though_the_server_had_limited_i
     monkeypatch.setattr(gate, "RETRY_AFTER", (600,))
     client = ilink_bench.talking(over_line=True)
     ilink_bench.line.instead["sendmessage"] = answering({"ret": -2})
-    client.queue.promise(client.friend(), "limited")
+    client.promise("limited")
     eventually(lambda: client.queue._held)
     ilink_bench.people.say("alice", "go on")
     eventually(lambda: client.outgoing() == [("limited", "")])
@@ -1101,7 +1113,7 @@ def test_a_promised_text_whose_answer_never_comes_is_not_sent_again(ilink_bench:
         return b""
 
     ilink_bench.line.instead["sendmessage"] = deliver_and_hang_up
-    client.queue.promise(client.friend(), "hello")
+    client.promise("hello")
     eventually(lambda: client.outgoing() == [("hello", -28)])
     del ilink_bench.line.instead["sendmessage"]
     client.send("after it")
@@ -1141,14 +1153,14 @@ def test_a_stop_ends_the_wait_of_a_send_which_costs_nothing(ilink_bench: Bench) 
         eventually(lambda: client.queue._letters, what="the letter")
         client.queue.stop(grace=5)
         assert isinstance(waiting.exception(5), NotLoggedIn)
-    assert client.store.friends(bot)[0].sent_since == 1
+    assert client.store.people.friends(bot)[0].sent_since == 1
 
 
 def test_a_send_that_the_server_took_is_no_failure_though_the_disk_is_full(
     ilink_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = ilink_bench.talking()
-    eventually(lambda: client.store.next_to_post() is None)
+    eventually(lambda: client.store.outbox.next_to_post() is None)
     send_part = client.driver.send_part
 
     def fill(*arguments: Any) -> dict[str, Any]:
@@ -1169,7 +1181,7 @@ def test_a_send_that_the_server_took_is_no_failure_though_the_disk_is_full(
 def test_no_state_file_tells_a_secret(ilink_bench: Bench) -> None:
     client = ilink_bench.talking()
     session = json.loads(client.options.cookie_path.read_text())
-    (friend,) = client.store.friends(session["bot_id"])
+    (friend,) = client.store.people.friends(session["bot_id"])
     told = client.options.state_path.read_text() + json.dumps(ilink_bench.receiver.got)
     secrets = (session["token"], friend.context_token, *ilink_bench.people.codes())
     assert [secret for secret in secrets if secret and secret in told] == []

@@ -236,7 +236,7 @@ def test_a_send_whose_answer_is_lost_is_of_unknown_fate_and_not_repeated(
     bench.people.do("misbehave", call="sendmessage", effect=effect, times=2, **lost)
     refusal = client.refused("now")
     assert (refusal.code, refusal.fields["retryable"]) == (-28, False)
-    client.queue.promise(client.friend(), "promised")
+    client.promise("promised")
     eventually(lambda: ("promised", -28) in client.outgoing())
     client.send("after")
     assert bench.people.read("alice") == [*(["now", "promised"] if effect else []), "after"]
@@ -285,7 +285,7 @@ def test_a_send_without_a_message_id_is_accepted(bench: Bench, change: dict[str,
 def test_a_send_that_finds_the_token_dead_once_is_not_lost(bench: Bench, death: str) -> None:
     client = bench.talking()
     bench.people.do("misbehave", call="sendmessage", answer=DEAD[death])
-    client.queue.promise(client.friend(), "hello")
+    client.promise("hello")
     eventually(lambda: client.outgoing() == [("hello", "")])
     assert bench.people.read("alice") == ["hello"]
     assert client.friend()["sends_left"] == 9

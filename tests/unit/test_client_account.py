@@ -80,7 +80,7 @@ def test_each_thread_that_hangs_has_the_watchdog_starve(
     def look(tick: Callable[[], None]) -> None:
         tick()
         assert manager.fed(), "it is well"
-        assert len(made) == 3, "of the account, of what it sends and of what it posts"
+        assert len(made) == 4, "of the account, of what it sends, of what it posts and of what it fetches"
         for pulse in made:
             late[:] = [pulse]
             tick()

@@ -13,7 +13,8 @@ from tests.account import FragileStore, Receiver, options
 from tests.deadline import eventually
 from wxsup.client import events as module
 from wxsup.client.events import Events
-from wxsup.client.store import Report, Store
+from wxsup.client.store import Store
+from wxsup.client.store.outbox import Report
 
 MakeEvents = Callable[..., Events]
 
@@ -81,7 +82,7 @@ def test_inside_a_transaction_a_full_disk_is_the_callers_business(
         raise sqlite3.OperationalError("database or disk is full")
 
     events = make_events()
-    monkeypatch.setattr(store, "add_report", full)
+    monkeypatch.setattr(store.outbox, "add", full)
     with pytest.raises(sqlite3.OperationalError), store.transaction():
         store.set("cursor", "advanced")
         say(events, "not kept")

@@ -12,7 +12,8 @@ from hypothesis import given
 
 from wxsup.client import reports
 from wxsup.client.drivers.ilink import messages
-from wxsup.client.store import Friend
+from wxsup.client.letters import Part
+from wxsup.client.store.people import Friend
 from wxsup.errors import RateLimited
 
 ANNE = Friend(
@@ -33,14 +34,42 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-FIELDS = ("message_id", "client_id", "seq", "from_user_id", "create_time_ms", "item_list", "message_type")
-ITEMS = st.fixed_dictionaries({}, optional={"type": JSON, "text_item": JSON | st.fixed_dictionaries({"text": JSON})})
+FIELDS = ("message_id", "client_id", "seq", "from_user_id", "create_time_ms", "message_type", "session_id")
+CDN = st.fixed_dictionaries({}, optional={name: JSON for name in ("encrypt_query_param", "aes_key", "full_url")})
+FILES = st.fixed_dictionaries(
+    {}, optional={"media": JSON | CDN, **{name: JSON for name in ("aeskey", "file_name", "len", "playtime", "text")}}
+)
+QUOTES = st.fixed_dictionaries(
+    {},
+    optional={
+        "title": JSON,
+        "svr_id": JSON,
+        "message_item": JSON,
+        "partial_text": JSON
+        | st.fixed_dictionaries(
+            {}, optional={name: JSON for name in ("start", "end", "startindex", "endindex", "quotemd5")}
+        ),
+    },
+)
+ITEMS = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": JSON | st.integers(0, 12),
+        "text_item": JSON | st.fixed_dictionaries({"text": JSON}),
+        **{name: JSON | FILES for name in ("image_item", "voice_item", "file_item", "video_item")},
+        "ref_msg": JSON | QUOTES,
+    },
+)
 MESSAGES = st.fixed_dictionaries({}, optional={name: JSON for name in FIELDS} | {"item_list": JSON | st.lists(ITEMS)})
+
+
+def received(message: dict[str, Any], said: dict[str, str] | None = None) -> list[dict[str, Any]]:
+    return [found.body for found in messages.received(message, SENDER, USER, (said or {}).get)]
 
 
 def one(item: dict[str, Any], **more: Any) -> dict[str, Any]:
     message = {"message_id": 7451234567890123456, "create_time_ms": 1789012345678, "item_list": [item], **more}
-    (found,) = messages.received(message, SENDER, USER)
+    (found,) = received(message)
     return found
 
 
@@ -86,13 +115,13 @@ def test_a_message_says_who_wrote_to_whom_and_when() -> None:
 
 def test_every_item_becomes_a_message_with_an_id_of_its_own() -> None:
     items = [{"type": 1, "text_item": {"text": str(number)}} for number in range(3)]
-    found = messages.received({"message_id": "9", "item_list": [*items[:2], "no item", items[2]]}, SENDER, USER)
+    found = received({"message_id": "9", "item_list": [*items[:2], "no item", items[2]]})
     assert [(message["id"], message["content"]) for message in found] == [("9", "0"), ("9-2", "1"), ("9-3", "2")]
 
 
 @pytest.mark.parametrize("items", [None, [], "none", [5]])
 def test_a_message_without_items_is_reported_all_the_same(items: Any) -> None:
-    (found,) = messages.received({"message_id": 1, "item_list": items}, SENDER, USER)
+    (found,) = received({"message_id": 1, "item_list": items})
     assert (found["content"], found["format"]) == ("", "text")
 
 
@@ -103,7 +132,7 @@ def test_without_a_usable_time_it_is_the_time_of_receipt(created: Any) -> None:
 
 @given(MESSAGES)
 def test_no_message_whatsoever_stops_us(message: dict[str, Any]) -> None:
-    for found in messages.received(message, SENDER, USER):
+    for found in received(message):
         assert isinstance(found["id"], str) and isinstance(found["content"], str)
         json.dumps(found)
     assert messages.key_of(message)
@@ -140,7 +169,7 @@ def test_a_uid_is_stable_and_exact_in_javascript() -> None:
 
 
 def test_a_sent_text_is_reported_as_sent_by_us() -> None:
-    found = reports.sent("m1", "wx-1", "hello", USER, SENDER, None)
+    found = reports.sent("m1", "wx-1", [Part("hello")], USER, SENDER, None)
     assert (found["post_type"], found["class"], found["source"], found["from"]) == (
         "send_message",
         "send",
@@ -153,17 +182,76 @@ def test_a_sent_text_is_reported_as_sent_by_us() -> None:
 
 def test_a_text_that_did_not_go_out_is_reported_with_the_reason() -> None:
     failure = RateLimited("its turn would come too late", retryable=True, retry_after=5)
-    found = reports.sent("m1", "wx-1", "hello", USER, SENDER, failure)
+    found = reports.sent("m1", "wx-1", [Part("hello")], USER, SENDER, failure)
     assert (found["code"], found["msg"], found["info"]) == (-26, "发送失败", "rate limited")
     assert (found["retryable"], found["retry_after"], found["content"]) == (True, 5, "hello")
 
 
 def test_who_took_part_is_found_again_in_a_report() -> None:
-    (found,) = messages.received({"message_id": "9", "item_list": [{"type": 1}]}, SENDER, USER)
+    (found,) = received({"message_id": "9", "item_list": [{"type": 1}]})
     for role, person in (("sender", SENDER), ("receiver", USER)):
         party = reports.party(found, role)
         assert reports.person(role, party) == reports.person(role, person)
     assert reports.party(found, "sender")["category"] == "好友"
+
+
+# Files
+
+KEY = "00112233445566778899aabbccddeeff"
+
+
+def test_a_file_is_reported_before_it_is_fetched_with_all_that_is_known() -> None:
+    place = {"encrypt_query_param": "p", "aes_key": "a2V5", "encrypt_type": 1}
+    item = {"type": 4, "file_item": {"media": place, "file_name": "../../etc/报告.pdf", "len": "1234"}}
+    (found,) = messages.received({"message_id": 1, "item_list": [item]}, SENDER, USER, lambda id_: None)
+    assert {name: value for name, value in found.body.items() if name.startswith("media_")} == {
+        "media_id": "",
+        "media_code": 6,
+        "media_type": "file",
+        "media_name": "报告.pdf",
+        "media_size": 1234,
+    }
+    assert found.source == {"media": {"encrypt_query_param": "p", "aes_key": "a2V5"}, "aeskey": ""}
+
+
+def test_a_voice_is_reported_with_its_transcript() -> None:
+    found = one({"type": 3, "voice_item": {"text": "你好", "playtime": 1500}})
+    assert (found["content"], found["voice_text"], found["voice_ms"]) == ("[语音]你好", "你好", 1500)
+
+
+@pytest.mark.parametrize(
+    ("item", "has_source"),
+    [
+        ({"type": 2, "image_item": {"media": {"full_url": "http://x/"}}}, True),  # an image may come plain
+        ({"type": 2, "image_item": {"media": {"encrypt_query_param": "p"}, "aeskey": KEY}}, True),
+        ({"type": 2, "image_item": {"media": {}, "aeskey": KEY}}, False),
+        ({"type": 5, "video_item": {"media": {"encrypt_query_param": "p"}}}, False),
+        ({"type": 3, "voice_item": {"media": {"encrypt_query_param": "p", "aes_key": "k"}}}, True),
+        ({"type": 1, "text_item": {"text": "x"}}, False),
+    ],
+)
+def test_a_file_is_fetched_where_it_can_be(item: dict[str, Any], has_source: bool) -> None:
+    (found,) = messages.received({"message_id": 1, "item_list": [item]}, SENDER, USER, lambda id_: None)
+    assert (found.source is not None) is has_source
+
+
+def test_no_key_of_a_file_is_reported() -> None:
+    place = {"encrypt_query_param": "param-secret", "aes_key": "key-secret", "full_url": "http://secret/"}
+    for kind, name in ((2, "image_item"), (3, "voice_item"), (4, "file_item"), (5, "video_item")):
+        found = one({"type": kind, name: {"media": place, "aeskey": "hex-secret"}})
+        assert "secret" not in json.dumps(found)
+
+
+@pytest.mark.parametrize("id_", [2**63, 2**64 - 1, str(2**64 - 1)])
+def test_ids_keep_all_their_digits(id_: Any) -> None:
+    (found,) = received({"message_id": id_, "seq": id_, "item_list": [{"type": 1}]})
+    assert (found["id"], found["ilink_seq"]) == (str(id_), str(id_))
+
+
+def test_an_id_that_is_none_is_not_shown_and_still_tells_messages_apart() -> None:
+    long, longer = ({"message_id": "x" * size, "item_list": [{"type": 1}]} for size in (100_000, 100_001))
+    assert messages.key_of(long) != messages.key_of(longer)
+    assert len(received(long)[0]["id"]) < 100
 
 
 # Splitting

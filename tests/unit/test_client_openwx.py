@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import logging
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +17,49 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from tests.account import ANNE, OWNER, FragileStore, Remembering, options
+from tests.deadline import eventually
 from wxsup.client import events
-from wxsup.client import openwx as module
+from wxsup.client.calls import ABILITIES, control, reporting, table
+from wxsup.client.calls.uploads import Uploads
+from wxsup.client.download import Download
 from wxsup.client.events import Events
-from wxsup.client.openwx import NOT_YET, Openwx
+from wxsup.client.fetching import Fetcher
+from wxsup.client.journal import Journal
+from wxsup.client.media import media_folder
+from wxsup.client.openwx import Openwx
 from wxsup.client.sendqueue import SendQueue
 from wxsup.client.server import Reply, Request
 from wxsup.client.state import Login, LoginState
 
-LOGGED_IN = ["get_user_info", "get_friend_info", "search_friend", "send_friend_message"]
+#: openwx-api.md 3, and what we add to it.
+IN_EVERY_STATE = [
+    "check_event",
+    "get_client_info",
+    "stop_client",
+    "upload_media",
+    "get_media",
+    "submit_verify_code",
+    "relogin",
+    "get_log",
+    "get_dead_letters",
+    "replay_dead_letters",
+]
+LOGGED_IN = [
+    "get_user_info",
+    "get_friend_info",
+    "get_group_info",
+    "get_group_basic_info",
+    "get_avatar",
+    "search_friend",
+    "search_group",
+    "set_markname",
+    "set_friend_markname",
+    "send_friend_message",
+    "send_group_message",
+    "consult",
+    "send_typing",
+]
+PNG = b"\x89PNG\r\n\x1a\n" + b"x" * 50
 
 
 @dataclass
@@ -65,10 +102,20 @@ def make(folder: Path, *, secret: str = "", **given: str) -> Iterator[Api]:
     driver, taken, stopped = Remembering(), Events(store, chosen), threading.Event()
     queue = SendQueue(store, taken, driver, state, chosen)
     queue.start()
-    openwx = Openwx(chosen, state, driver, queue, taken, store=store, secret=secret, stop=stopped.set)
+    folder_of_media = media_folder(chosen, driver.name)
+    fetcher = Fetcher(store, taken, folder_of_media, driver.fetch)
+    taken.held_back = fetcher.wake
+    uploads = Uploads(folder_of_media, Download("https?://.*", (), resolve=lambda host, port: ["127.0.0.1"]))
+    queue.fetch = uploads.from_url
+    journal = Journal()
+    logging.getLogger("wxsup").addHandler(journal)
+    calls = table.calls(chosen, state, driver, queue, taken, uploads, journal, store=store, stop=stopped.set)
+    openwx = Openwx(chosen.account, calls, secret=secret)
     yield Api(openwx, driver, state, taken, store, queue, stopped)
     store.broken = ""
     queue.stop(grace=20)
+    fetcher.stop(grace=20)
+    logging.getLogger("wxsup").removeHandler(journal)
     taken.stop(grace=5)
     store.close()
 
@@ -78,12 +125,33 @@ def message(content: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
-@pytest.mark.parametrize("call", NOT_YET)
-def test_what_is_not_there_yet_says_so_in_every_state(api: Api, call: str, method: str) -> None:
+@pytest.mark.parametrize("call", ABILITIES)
+def test_what_the_driver_cannot_do_says_so_in_every_state(api: Api, call: str, method: str) -> None:
     for login in (Login.RUNNING, Login.STOP):
         api.state.enter(login)
         reply = api.reply(call, method)
-        assert (reply.status, json.loads(reply.body)) == (200, {"code": -20, "status": f"not implemented yet: {call}"})
+        status = f"unsupported by driver remembering: {call}"
+        assert (reply.status, json.loads(reply.body)) == (200, {"code": -20, "status": status})
+
+
+def test_all_calls_of_the_original_are_there_and_some_more(api: Api) -> None:
+    original = (
+        "get_user_info get_friend_info get_group_info get_group_basic_info get_avatar search_friend search_group"
+        " create_group invite_friend kick_group_member set_group_displayname set_markname set_friend_markname stick"
+        " make_friend accept_friend_request send_friend_message send_group_message revoke_message upload_media consult"
+        " check_event get_client_info stop_client"
+    ).split()
+    assert len(original) == 24
+    calls = api.openwx._calls.keys()
+    assert set(original) <= calls
+    assert calls == {*IN_EVERY_STATE, *LOGGED_IN, *ABILITIES}
+
+
+@pytest.mark.parametrize("login", [login for login in Login if login is not Login.RUNNING])
+@pytest.mark.parametrize("call", [call for call in IN_EVERY_STATE if call != "check_event"])
+def test_these_answer_in_every_state(api: Api, call: str, login: Login) -> None:
+    api.state.enter(login)
+    assert "not logged in" not in api.reply(call).body.decode() or call == "submit_verify_code"
 
 
 @pytest.mark.parametrize(
@@ -186,8 +254,18 @@ def test_query_and_form_are_one(api: Api) -> None:
         ({"id": "x", "content": "hello"}, {"id": None, "code": 100, "status": "object not found"}),
         ({"id": "filehelper", "content": "hello"}, {"id": None, "code": 100, "status": "object not found"}),
         ({"name": "Anne", "content": "hello"}, {"id": None, "code": 100, "status": "object not found"}),
-        ({"id": ANNE["id"]}, {"code": -24, "status": "content rejected", "reason": "content is missing"}),
-        ({"id": ANNE["id"], "media_path": "/etc/passwd"}, {"code": -20, "status": "not implemented yet: media"}),
+        (
+            {"id": ANNE["id"]},
+            {"code": -24, "status": "content rejected", "reason": "there is neither content nor media"},
+        ),
+        (
+            {"id": ANNE["id"], "media_path": "/etc/passwd"},
+            {
+                "code": -24,
+                "status": "content rejected",
+                "reason": "invaild media_path: there is no such file in the media folder",
+            },
+        ),
         (
             {"id": ANNE["id"], "content": ""},
             {"code": -24, "status": "content rejected", "reason": "the content is empty"},
@@ -199,7 +277,7 @@ def test_what_cannot_be_sent_is_refused(
     api: Api, parameters: dict[str, str], answer: dict[str, Any], waits: dict[str, str]
 ) -> None:
     assert api.ask("send_friend_message", **parameters, **waits) == answer
-    assert (api.driver.sent, api.store.count("letter")) == ([], 0)
+    assert (api.driver.sent, api.store.letterbox.count()) == ([], 0)
 
 
 @pytest.mark.parametrize("waits", [{}, {"async": "1"}], ids=["waits", "async"])
@@ -237,6 +315,224 @@ def test_a_send_that_the_disk_does_not_take_is_neither_promised_nor_a_defect(api
         answer = api.ask("send_friend_message", id=ANNE["id"], content="hello", **waits)
         assert (answer["code"], answer["retryable"]) == (-1, True)
     assert api.driver.sent == []
+
+
+# Files
+
+
+def upload(api: Api, content: bytes = PNG, **query: str) -> dict[str, Any]:
+    found: dict[str, Any] = api.ask("upload_media", media_data=base64.b64encode(content).decode(), **query)
+    return found
+
+
+def test_a_file_is_stored_and_told_in_the_form_of_the_original(api: Api) -> None:
+    found = upload(api, media_name="a photo.png")
+    digest = hashlib.sha256(PNG).hexdigest()
+    path = found.pop("media_path")
+    assert Path(path).read_bytes() == PNG
+    assert found.pop("media_mtime") > 0
+    assert found == {
+        "media_id": f"remembering-{digest}:3",
+        "media_code": "3",
+        "media_type": "image",
+        "media_name": "a photo.png",
+        "media_size": len(PNG),
+        "media_mime": "image/png",
+        "media_ext": "png",
+    }
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {},
+        {"media_id": "remembering-" + "0" * 64 + ":3"},
+        {"media_id": "../../etc/passwd"},
+        {"media_data": "not base64!"},
+        {"media_data": "AAAA", "media_type": "hologram"},
+        {"media_path": "/etc/passwd"},
+        {"media_path": "../account.sqlite"},
+        {"media_path": "."},
+        {"media_path": "no\0such"},
+        {"media_path": "http://127.0.0.1:1/"},
+        {"media_path": "file:///etc/passwd"},
+    ],
+)
+def test_a_file_that_cannot_be_had_is_null_and_says_why(api: Api, query: dict[str, str]) -> None:
+    found = api.ask("upload_media", **query)
+    assert (found["media_id"], found["code"]) == (None, -24)
+    assert found["reason"]
+    answer = api.ask("send_friend_message", id=ANNE["id"], content="with it", **query)
+    assert answer["code"] == (-24 if query else 0)
+    assert api.driver.sent == ([] if query else [(ANNE["id"], "with it")])
+
+
+def test_a_link_out_of_the_media_folder_is_not_followed(api: Api) -> None:
+    folder = Path(upload(api)["media_path"]).parent
+    (folder / "link").symlink_to("/etc/hostname")
+    (folder / "loop").symlink_to("loop")
+    for name in ("link", "loop", str(folder / "link")):
+        assert api.ask("upload_media", media_path=name)["media_id"] is None
+
+
+@pytest.mark.parametrize("how", ["media_id", "media_path", "absolute"])
+def test_a_file_that_is_kept_is_sent_again_as_it_was(api: Api, how: str) -> None:
+    kept = upload(api)
+    path = Path(kept["media_path"])
+    query = {"media_id": {"media_id": kept["media_id"]}, "media_path": {"media_path": path.name}}.get(
+        how, {"media_path": str(path)}
+    )
+    answer = api.ask("send_friend_message", id=ANNE["id"], media_name="again.png", **query)
+    assert (answer["code"], answer["media_id"], answer["parts"]) == (0, kept["media_id"], 1)
+    assert api.driver.sent == [(ANNE["id"], "again.png")]
+
+
+def test_a_text_goes_out_before_the_file_that_came_with_it(api: Api) -> None:
+    data = base64.b64encode(PNG).decode()
+    answer = api.ask("send_friend_message", id=ANNE["id"], content="look", media_data=data, media_name="a.png")
+    assert (answer["code"], answer["parts"]) == (0, 2)
+    assert api.driver.sent_to(ANNE) == ["look", "a.png"]
+    reports = [report for report in api.ask("check_event") if report["post_type"] == "send_message"]
+    assert [(report["format"], report["content"][:4]) for report in reports] == [("text", "look"), ("media", "[图片]")]
+    assert base64.b64decode(reports[1]["media_data"]) == PNG
+
+
+def test_files_are_not_put_into_reports_where_that_is_not_wanted(tmp_path: Path) -> None:
+    for api in make(tmp_path, plugin_openwx_post_media_data="0"):
+        api.ask("send_friend_message", id=ANNE["id"], media_data=base64.b64encode(PNG).decode())
+        (report,) = api.ask("check_event")
+        assert report["media_size"] == len(PNG) and "media_data" not in report
+
+
+def test_a_file_comes_in_a_form_as_it_is(api: Api) -> None:
+    content = bytes(range(256)) * 4 + b"\r\n--edge\r\n"
+    form = (
+        b'--edge-1\r\nContent-Disposition: form-data; name="content"\r\n\r\n' + "你好".encode() + b"\r\n--edge-1\r\n"
+        b'Content-Disposition: form-data; name="media_data"; filename="a.bin"\r\n'
+        b"Content-Type: application/octet-stream\r\n\r\n" + content + b"\r\n--edge-1--\r\n"
+    )
+    query = urlencode({"id": ANNE["id"]})
+    request = Request("POST", "/openwx/send_friend_message", query, form, "multipart/form-data; boundary=edge-1")
+    answer = json.loads(api.openwx.answer(request).body)
+    assert answer["code"] == 0
+    assert api.driver.sent_to(ANNE) == ["你好", "a.bin"]
+    assert api.reply("get_media", media_id=answer["media_id"]).file.read_bytes() == content  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("form", [b"", b"--edge-1\r\n", b"--edge-1\r\n\r\nno name\r\n--edge-1--\r\n", b"x" * 1000])
+def test_a_form_that_is_none_is_refused(api: Api, form: bytes) -> None:
+    request = Request("POST", "/openwx/send_friend_message", "", form, "multipart/form-data; boundary=edge-1")
+    assert api.openwx.answer(request).status == 400
+
+
+def test_a_file_is_given_out_for_saving_and_nothing_else(api: Api) -> None:
+    kept = upload(api, b"<script>alert(1)</script>")
+    reply = api.reply("get_media", media_id=kept["media_id"], media_name='a"b\n照片.html')
+    assert reply.content_type == "application/octet-stream"
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    assert reply.headers["Content-Disposition"] == "attachment; filename*=UTF-8''a%22b%E7%85%A7%E7%89%87.html"
+    assert api.ask("get_media", media_id="remembering-x")["code"] == 100
+
+
+def test_a_received_file_holds_back_its_conversation_until_it_is_there(api: Api) -> None:
+    source = {"content": "the file"}
+    file = {**message("[文件]"), "format": "media", "media_code": 6, "media_name": "a.txt"}
+    api.events.message(file, "anne", source=source)
+    api.events.message(message("after it"), "anne")
+    found = api.ask("check_event", after="")
+    while len(found) < 2:
+        found += api.ask("check_event", after=found[-1]["event_id"])
+    assert [report["content"][:4] for report in found] == ["[文件]", "afte"]
+    assert Path(found[0]["media_path"]).read_text() == "the file"
+    assert base64.b64decode(found[0]["media_data"]) == b"the file"
+    assert "source" not in json.dumps(found)
+
+
+# To all, and to nobody
+
+
+def test_all_who_may_be_written_to_are_sent_it(api: Api) -> None:
+    api.driver.claims[OWNER["id"]] = api.driver.quota
+    answer = api.ask("send_friend_message", id="@all", content="hello")
+    assert answer == {"id": 0, "code": 0, "status": "request already executed", "queued": 1, "skipped": 1}
+    eventually(lambda: api.driver.sent == [(ANNE["id"], "hello")])
+
+
+@pytest.mark.parametrize("query", [{}, {"id": "@@group"}, {"displayname": "a group"}])
+def test_there_are_no_groups(api: Api, query: dict[str, str]) -> None:
+    nobody = {"id": None, "code": 100, "status": "object not found"}
+    assert api.ask("send_group_message", content="hello", **query) == nobody
+    assert api.ask("search_group", **query) == {"code": 100, "status": "object not found"}
+    assert api.ask("get_group_info") == api.ask("get_group_basic_info") == []
+    assert api.ask("get_avatar", id=ANNE["id"]) == nobody
+
+
+def test_a_friend_gets_a_markname_here(api: Api) -> None:
+    answer = api.ask("set_markname", id=ANNE["id"], new_markname="小安")
+    assert answer == {"code": 0, "status": "success", "local": True}
+    api.ask("set_friend_markname", id=ANNE["id"])
+    assert api.driver.marknames == [(ANNE["id"], "小安"), (ANNE["id"], "")]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({"id": "nobody", "new_markname": "x"}, {"id": None, "code": 100, "status": "object not found"}),
+        ({"group_id": "g", "id": ANNE["id"], "new_markname": "x"}, {"code": 100, "status": "group not found"}),
+        (
+            {"id": ANNE["id"], "new_markname": "a\nb"},
+            {
+                "code": -24,
+                "status": "content rejected",
+                "reason": "new_markname: control characters are not allowed",
+            },
+        ),
+    ],
+)
+def test_a_markname_that_cannot_be_given_is_refused(
+    api: Api, query: dict[str, str], expected: dict[str, object]
+) -> None:
+    assert api.ask("set_markname", **query) == expected
+    assert api.driver.marknames == []
+
+
+@pytest.mark.parametrize(("status", "typing"), [({}, True), ({"status": "1"}, True), ({"status": "2"}, False)])
+def test_typing_is_shown(api: Api, status: dict[str, str], typing: bool) -> None:
+    assert api.ask("send_typing", id=ANNE["id"], **status) == {"code": 0, "status": "success"}
+    assert api.driver.typing == [(ANNE["id"], typing)]
+    assert api.ask("send_typing", id=ANNE["id"], status="3")["code"] == -24
+
+
+# Asking for an answer
+
+
+def test_a_consultation_ends_with_the_next_message_of_the_friend(api: Api) -> None:
+    def answer(friend_id: str, text: str) -> None:
+        for who in (OWNER["id"], ANNE["id"]):
+            api.events.message({**message(f"from {who[:2]}"), "id": "77"}, who)
+
+    api.events.message(message("before it was asked"), ANNE["id"])
+    api.driver.sending = answer
+    found = api.ask("consult", id=ANNE["id"], content="how are you?")
+    assert found == {"reply": "from a1", "id": "77", "msg_id": "77", "code": None, "status": None}
+
+
+def test_a_consultation_without_an_answer_says_so(api: Api) -> None:
+    found = api.ask("consult", id=ANNE["id"], content="how are you?", timeout="0.05")
+    assert (found["reply"], found["reply_status"], found["id"], found["code"]) == (None, "reply timeout", "m1", 0)
+
+
+@pytest.mark.parametrize(
+    ("query", "code"), [({"id": "nobody"}, 100), ({"id": ANNE["id"], "timeout": "soon"}, -24), ({"id": "x" * 9}, 100)]
+)
+def test_a_consultation_that_cannot_begin_is_refused(api: Api, query: dict[str, str], code: int) -> None:
+    assert api.ask("consult", content="hello", **query)["code"] == code
+    assert api.driver.sent == []
+
+
+def test_a_consultation_that_could_not_be_sent_does_not_wait(api: Api) -> None:
+    api.driver.quota = 0
+    assert api.ask("consult", id=ANNE["id"], content="hello")["code"] == -23
 
 
 def test_filehelper_is_the_owner_where_that_is_set(owner_api: Api) -> None:
@@ -334,7 +630,7 @@ def test_dead_letters_are_listed_counted_and_replayed(posting_api: Api, monkeypa
         api.events.message(message(str(number)), "anne")
     info = api.ask("get_client_info")
     assert (info["inbox_pending"], info["dead_letters"]) == (2, 4)
-    monkeypatch.setattr(module, "DEAD_LETTERS", 3)
+    monkeypatch.setattr(reporting, "DEAD_LETTERS", 3)
     first = api.ask("get_dead_letters")
     assert (first["total"], contents(first["dead_letters"])) == (4, ["0", "1", "2"])
     letter = first["dead_letters"][2]
@@ -405,8 +701,22 @@ def test_a_call_of_our_own_takes_no_event_away(api: Api) -> None:
     assert contents(api.ask("check_event")) == ["hello"]
 
 
+def test_the_log_is_told_from_the_newest_line_on(api: Api) -> None:
+    logger = logging.getLogger("wxsup.test")
+    for number in range(5):
+        logger.warning("line", extra={"action": "test", "number": number})
+    found = api.ask("get_log", lines="2")
+    assert [line["text"] for line in found["lines"]] == ["line action=test number=3", "line action=test number=4"]
+    assert [line["level"] for line in found["lines"]] == ["WARNING"] * 2
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(api.ask, "get_log", after=str(found["next"]))
+        logger.warning("another", extra={"action": "test"})
+        assert [line["text"] for line in waiting.result(20)["lines"]] == ["another action=test"]
+    assert api.ask("get_log", lines="many")["code"] == -24
+
+
 def test_stop_client_answers_before_it_stops(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STOP_DELAY", 0.3)
+    monkeypatch.setattr(control, "STOP_DELAY", 0.3)
     answer = api.ask("stop_client")
     assert (answer["code"], answer["account"]) == (0, "微信一号")
     assert not api.stopped.is_set()

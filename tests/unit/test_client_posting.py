@@ -68,11 +68,11 @@ def say(events: Events, content: str, conversation: str = "anne") -> None:
 
 
 def served(store: Store) -> bool:
-    return store.count("to_post") == 0
+    return store.outbox.count("to_post") == 0
 
 
 def dead(store: Store) -> list[tuple[str, str]]:
-    return [(report.body["content"], reason) for report, reason in store.dead_letters(0, 100)]
+    return [(report.body["content"], reason) for report, reason in store.outbox.dead_letters(0, 100)]
 
 
 # In order, until each is taken
@@ -431,7 +431,7 @@ def test_of_too_many_reports_the_oldest_are_given_up_and_can_be_listed(
     for number in range(5):
         say(events, f"message {number}")
     assert dead(store) == [("message 0", "too many reports waited"), ("message 1", "too many reports waited")]
-    assert store.count("to_post") == 3
+    assert store.outbox.count("to_post") == 3
     assert caplog.messages.count("reports given up") == 2
     receiver.status = 200
     eventually(lambda: served(store))
@@ -461,7 +461,7 @@ def test_dead_letters_are_replayed_at_once_in_their_old_order_under_their_old_id
     for number in range(4):
         say(events, f"message {number}")
     eventually(lambda: receiver.posts)
-    ids = [report.id for report, _ in store.dead_letters(0, 100)]
+    ids = [report.id for report, _ in store.outbox.dead_letters(0, 100)]
     assert len(ids) == 2
     receiver.status = 200
     assert events.replay() == 2
@@ -481,7 +481,7 @@ def test_without_a_post_api_nothing_waits_for_it_and_nothing_is_replayed(
     assert dead(store) == [("of the time before", "it waited too long")]
     with pytest.raises(CallFailed, match="there is no post_api"):
         without.replay()
-    assert store.count("to_post") == 0
+    assert store.outbox.count("to_post") == 0
 
 
 def test_one_dead_letter_is_replayed_and_the_others_stay(
@@ -492,7 +492,7 @@ def test_one_dead_letter_is_replayed_and_the_others_stay(
     for number in range(4):
         say(events, f"message {number}")
     eventually(lambda: receiver.posts)
-    (_, (second, _), _) = store.dead_letters(0, 100)
+    (_, (second, _), _) = store.outbox.dead_letters(0, 100)
     receiver.status = 200
     eventually(lambda: served(store))
     assert events.replay(second.number) == 1
@@ -618,7 +618,7 @@ def test_an_answer_and_that_its_report_was_taken_are_kept_together_or_not_at_all
 
     def replied(report: dict[str, Any], text: str, media: str) -> Callable[[], None]:
         calls.append(store.in_transaction)
-        store.add_letter({"text": text})
+        store.letterbox.add({"text": text})
         if len(calls) < 3:
             raise sqlite3.OperationalError("database or disk is full")
         return lambda: calls.append(store.in_transaction)
@@ -629,7 +629,7 @@ def test_an_answer_and_that_its_report_was_taken_are_kept_together_or_not_at_all
     eventually(lambda: served(store))
     eventually(lambda: len(calls) == 4)
     assert calls == [True, True, True, False]
-    assert store.count("letter") == 1
+    assert store.letterbox.count() == 1
     assert len(receiver.posts) == 1
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.account import ANNE, OWNER, FragileStore, Remembering, options
+from tests.account import ANNE, OWNER, FragileStore, Remembering, options, texts
 from tests.deadline import eventually
 from wxsup.client import sendqueue as module
 from wxsup.client.events import Events
+from wxsup.client.media import media_folder
 from wxsup.client.sendqueue import SendQueue
 from wxsup.client.state import LoginState
 from wxsup.errors import (
@@ -57,20 +58,20 @@ class Client:
         self.queue.start()
 
     def send(self, content: str, friend: dict[str, Any] = ANNE) -> dict[str, Any]:
-        return self.queue.send(friend, content)
+        return self.queue.send(friend, texts(self.driver, content))
 
     def promise(self, content: str, friend: dict[str, Any] = ANNE) -> str:
-        return self.queue.promise(friend, content)
+        return self.queue.promise(friend, texts(self.driver, content))
 
     def reports(self) -> list[tuple[str, Any]]:
         """Return content and code of every report so far."""
-        return [(report.body["content"], report.body["code"]) for report in self.store.reports_after("")[0]]
+        return [(report.body["content"], report.body["code"]) for report in self.store.outbox.after("")[0]]
 
     def full_reports(self) -> list[dict[str, Any]]:
-        return [report.body for report in self.store.reports_after("")[0]]
+        return [report.body for report in self.store.outbox.after("")[0]]
 
     def idle(self) -> bool:
-        return self.store.count("letter") == 0
+        return self.store.letterbox.count() == 0
 
 
 MakeClient = Callable[..., Client]
@@ -734,31 +735,26 @@ def test_an_answer_of_a_transaction_that_failed_is_not_sent(client: Client) -> N
     assert client.reports() == [("something else", "")]
 
 
-def test_media_are_reported_as_not_sent_and_the_text_beside_them_goes_out(client: Client) -> None:
-    with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(client.events.lend)
-        answered(client, "", "http://h/x.png")
-        (report,) = waiting.result(20)
-    assert (report.body["content"], report.body["code"], report.body["info"]) == (
-        "http://h/x.png",
-        -20,
-        "not implemented yet: media",
-    )
+def test_media_that_an_answer_names_are_fetched_and_sent_after_the_text(client: Client, tmp_path: Path) -> None:
+    folder = media_folder(options(tmp_path), "remembering")
+    client.queue.fetch = lambda url: folder.keep(lambda sink: sink(b"content"), name=url.rpartition("/")[2])
     answered(client, "look", "http://h/y.png")
-    eventually(lambda: client.reports()[1:] == [("http://h/y.png", -20), ("look", "")])
+    eventually(client.idle)
+    assert client.driver.sent_to(ANNE) == ["look", "y.png"]
+    assert [code for _, code in client.reports()] == ["", ""]
 
 
-def test_who_waits_for_events_hears_of_the_media_though_the_text_waits(client: Client) -> None:
-    free = threading.Event()
-    client.driver.sending = held_by(free)
-    with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(client.events.lend)
-        answered(client, "look", "http://h/y.png")
-        try:
-            (report,) = waiting.result(10)
-            assert report.body["content"] == "http://h/y.png"
-        finally:
-            free.set()
+@pytest.mark.parametrize("url", ["/etc/passwd", "file:///etc/passwd", "y.png"])
+def test_media_that_are_no_url_are_reported_as_not_sent(client: Client, url: str) -> None:
+    answered(client, "", url)
+    eventually(lambda: client.reports() == [(url, -24)])
+    assert client.driver.sent == []
+
+
+def test_media_that_cannot_be_fetched_are_reported_as_not_sent(client: Client) -> None:
+    answered(client, "look", "http://h/y.png")
+    eventually(lambda: client.reports() == [("look", ""), ("http://h/y.png", -24)])
+    assert client.idle()
 
 
 def test_an_answer_that_finds_no_place_is_reported_as_not_sent(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,18 +14,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from wxsup import __version__, daemon, files, names, record
+from wxsup.client.calls import table
+from wxsup.client.calls.uploads import Uploads
+from wxsup.client.download import Download
 from wxsup.client.drivers import Driver
 from wxsup.client.drivers.ilink import Ilink
 from wxsup.client.events import Events
+from wxsup.client.fetching import Fetcher
 from wxsup.client.heartbeat import Heartbeat
+from wxsup.client.journal import Journal
 from wxsup.client.keys import Keys
 from wxsup.client.lock import only_copy
+from wxsup.client.media import media_folder
 from wxsup.client.openwx import Openwx
 from wxsup.client.pulse import Pulse
 from wxsup.client.sendqueue import SendQueue
 from wxsup.client.server import Server
 from wxsup.client.state import Login, LoginState
-from wxsup.client.store import Store, disk_full
+from wxsup.client.store import Store
+from wxsup.client.store.database import disk_full
 from wxsup.model import Exit
 from wxsup.options import Options
 
@@ -75,6 +82,8 @@ class _Account:
         self._keys = keys
         self._stop = stop
         self._exit = Exit.STOPPED
+        self._journal = Journal()
+        logging.getLogger("wxsup").addHandler(self._journal)
         self._state = LoginState(chosen.state_path, _facts(chosen, environment))
 
     def run(self) -> Exit:
@@ -121,14 +130,20 @@ class _Account:
         events = Events(store, chosen, key=self._keys.post)
         driver = Ilink(chosen, self._state, store, events, started=self._environment.get("WXCLIENT_CREATED", ""))
         queue = SendQueue(store, events, driver, self._state, chosen)
+        folder = media_folder(chosen, driver.name)
+        fetcher = Fetcher(store, events, folder, driver.fetch)
+        uploads = Uploads(folder, Download(chosen.media_url_allow, chosen.media_private_hosts))
+        queue.fetch = uploads.from_url
         events.poster.replied = queue.reply
+        events.held_back = fetcher.wake
         driver.heard = queue.wake
         self._state.changed = lambda old, new: self._tell(events, queue, old, new)
         self._state.entered = self._show
         self._state.enter(Login.LOADING, trouble="")
-        api = Openwx(
-            chosen, self._state, driver, queue, events, store=store, secret=self._keys.hop, stop=self._stop.set
+        calls = table.calls(
+            chosen, self._state, driver, queue, events, uploads, self._journal, store=store, stop=self._stop.set
         )
+        api = Openwx(chosen.account, calls, secret=self._keys.hop)
         heartbeat = Heartbeat(chosen, api.call_by_ourselves)
         try:
             server = Server(("127.0.0.1", chosen.plugin_openwx_port), api.answer)
@@ -138,6 +153,7 @@ class _Account:
         daemon.notify("READY=1")
         events.start()
         queue.start()
+        fetcher.wake()
         heartbeat.start()
         worker = threading.Thread(target=self._drive, args=(driver,), name="drive", daemon=True)
         worker.start()
@@ -146,10 +162,11 @@ class _Account:
             "the account's thread hangs": driver.pulse,
             "the thread that sends hangs": queue.pulse,
             "the thread that posts reports hangs": events.poster.pulse,
+            "the thread that fetches files hangs": fetcher.pulse,
         }
         daemon.Watchdog(lambda: self._ailing(pulses)).watch(self._stop)
         heartbeat.stop()
-        self._end(driver, worker, queue, events)
+        self._end(driver, worker, queue, events, fetcher)
         server.close()
         return self._exit
 
@@ -162,13 +179,16 @@ class _Account:
         finally:
             self._stop.set()
 
-    def _end(self, driver: Driver, worker: threading.Thread, queue: SendQueue, events: Events) -> None:
+    def _end(
+        self, driver: Driver, worker: threading.Thread, queue: SendQueue, events: Events, fetcher: Fetcher
+    ) -> None:
         daemon.notify("STOPPING=1")
         deadline = time.monotonic() + DRIVER_END
         driver.stop()
         queue.stop(grace=DRIVER_END - HANG_UP)
         driver.hang_up()
         queue.stop(grace=HANG_UP)
+        fetcher.stop(grace=HANG_UP)
         worker.join(max(0.0, deadline - time.monotonic()))
         self._state.enter(Login.STOP)
         events.event("stop")

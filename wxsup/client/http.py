@@ -10,7 +10,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.message import Message
@@ -18,9 +18,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 ANSWER_LIMIT = 16 * 1024 * 1024
+CHUNK = 65536
 CONNECT_TIMEOUT = 10.0
 
 Origin = tuple[str, str]
+#: A body as it is, or piece by piece; then its length stands in the headers.
+Body = bytes | Iterable[bytes] | None
+#: Opens a connection to host and port within so many seconds.
+Dial = Callable[[tuple[str, int], float], socket.socket]
 
 
 class TransportError(Exception):
@@ -48,10 +53,18 @@ class Http:
     """A caller of one thing at a time.
 
     With `keep` it keeps its connection and repeats a call that finds the kept one closed: only for calls that may reach
-    the server twice. Otherwise each call has a connection of its own. While `unwanted()` is true every call fails.
+    the server twice, whose bodies are bytes, and without a sink. Otherwise each call has a connection of its own. While
+    `unwanted()` is true every call fails. `dial` may refuse an address.
     """
 
-    def __init__(self, *, keep: bool = False, unwanted: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        *,
+        keep: bool = False,
+        unwanted: Callable[[], bool] = lambda: False,
+        dial: Dial = socket.create_connection,
+    ) -> None:
+        self._dial = dial
         self._keep = keep
         self._unwanted = unwanted
         self._guard = threading.Lock()
@@ -61,18 +74,26 @@ class Http:
         self._closed = False
 
     def request(
-        self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str], timeout: float
+        self,
+        method: str,
+        url: str,
+        *,
+        body: Body = None,
+        headers: Mapping[str, str],
+        timeout: float,
+        sink: Callable[[bytes], object] | None = None,
     ) -> Answer:
         """Make one call and return its answer, whatever its status; it must be whole `timeout` seconds after the call.
 
-        Raises NotConnected, TransportTimeout or TransportError, none of which tells what was called. Follows no
+        The body of a good answer goes to `sink`, where there is one, piece by piece. Raises NotConnected,
+        TransportTimeout or TransportError, none of which tells what was called, and what `sink` raises. Follows no
         redirect.
         """
         with _failures():
             parts = urlsplit(url)
             origin = (parts.scheme, parts.netloc)
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            call = functools.partial(self._call, method, target, body, headers, timeout)
+            call = functools.partial(self._call, method, target, body, headers, timeout, sink)
             if self._connection and self._origin == origin:
                 try:
                     return call()
@@ -105,14 +126,40 @@ class Http:
         with self._guard:
             self._check_open()
         try:
-            connection = _connection(origin, timeout)
-            connection.connect()
+            connection = self._open(origin, timeout)
         except (OSError, http.client.HTTPException, ValueError, OverflowError) as ex:
             raise NotConnected(_reason(ex)) from ex
         with self._guard:
             self._connection, self._origin = connection, origin
 
-    def _call(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], timeout: float) -> Answer:
+    def _open(self, origin: Origin, timeout: float) -> http.client.HTTPConnection:
+        if origin[0] != "https":
+            connection = http.client.HTTPConnection(origin[1], timeout=timeout)
+            connection.sock = self._dialled(connection, timeout)
+            return connection
+        connection = http.client.HTTPSConnection(origin[1], timeout=timeout, context=_trust())
+        plain = self._dialled(connection, timeout)
+        try:
+            connection.sock = _trust().wrap_socket(plain, server_hostname=connection.host)
+        except BaseException:
+            plain.close()
+            raise
+        return connection
+
+    def _dialled(self, connection: http.client.HTTPConnection, timeout: float) -> socket.socket:
+        found = self._dial((connection.host, connection.port), timeout)
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return found
+
+    def _call(
+        self,
+        method: str,
+        target: str,
+        body: Body,
+        headers: Mapping[str, str],
+        timeout: float,
+        sink: Callable[[bytes], object] | None,
+    ) -> Answer:
         deadline = time.monotonic() + timeout
         kept = False
         try:
@@ -126,7 +173,12 @@ class Http:
             connection.response_class = functools.partial(_response, deadline)  # type: ignore[assignment]
             connection.request(method, target, body, dict(headers))
             response = connection.getresponse()
-            content = response.read(ANSWER_LIMIT + 1)
+            if sink and 200 <= response.status < 300:
+                content = b""
+                while chunk := response.read(CHUNK):
+                    sink(chunk)
+            else:
+                content = response.read(ANSWER_LIMIT + 1)
             if len(content) > ANSWER_LIMIT:
                 raise TransportError(f"an answer of more than {ANSWER_LIMIT} bytes")
             if response.length:
@@ -181,12 +233,6 @@ class _Raw(io.RawIOBase):
     def close(self) -> None:
         self._raw.close()
         super().close()
-
-
-def _connection(origin: Origin, timeout: float) -> http.client.HTTPConnection:
-    if origin[0] == "https":
-        return http.client.HTTPSConnection(origin[1], timeout=timeout, context=_trust())
-    return http.client.HTTPConnection(origin[1], timeout=timeout)
 
 
 @functools.cache

@@ -18,7 +18,8 @@ from typing import Any
 
 from wxsup.client.http import Answer, Http, TransportError
 from wxsup.client.pulse import Pulse
-from wxsup.client.store import Report, Store
+from wxsup.client.store import Store
+from wxsup.client.store.outbox import Report
 from wxsup.options import Options
 
 logger = logging.getLogger(__name__)
@@ -30,14 +31,17 @@ JSON_TYPES = ("application/json", "text/json")
 
 
 class Poster:
-    """Posts what the store keeps for post_api, signed with `key` if there is one.
+    """Posts what the store keeps for post_api, as `dressed()` completes it, signed with `key` if there is one.
 
     `replied(report, text, media)` is called, in the transaction that notes the report as taken, when its receiver
     answered a received message with something to send back; what it returns is called after the commit.
     """
 
-    def __init__(self, store: Store, options: Options, key: str) -> None:
+    def __init__(
+        self, store: Store, options: Options, key: str, dressed: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> None:
         self._store = store
+        self._dressed = dressed
         self._options = options
         self._key = key.encode()
         self._http = Http(keep=True)
@@ -105,8 +109,8 @@ class Poster:
     def _find(self, now: float) -> Report | None:
         # First a conversation that was not refused: one that was may hold up all of them for POST_TIMEOUT.
         giving_way = {name for name, due in self._due.items() if due > now - OVERDUE}
-        untried = self._store.next_to_post(giving_way)
-        return untried or self._store.next_to_post({name for name, due in self._due.items() if due > now})
+        untried = self._store.outbox.next_to_post(giving_way)
+        return untried or self._store.outbox.next_to_post({name for name, due in self._due.items() if due > now})
 
     def _deliver(self, report: Report) -> None:
         # Taken is taken, also when the store could not be told.
@@ -124,7 +128,7 @@ class Poster:
         _, text, media = self._taken
         after = _nothing
         with self._store.transaction():
-            self._store.posted(report.number)
+            self._store.outbox.posted(report.number)
             if text or media:
                 after = self.replied(report.body, text, media)
         after()
@@ -133,7 +137,7 @@ class Poster:
         self._calm = 0.0
 
     def _post(self, report: Report) -> Answer:
-        body = json.dumps(report.body, ensure_ascii=False).encode()
+        body = json.dumps(self._dressed(report.body), ensure_ascii=False).encode()
         headers = {"Content-Type": "application/json", "X-Event-Id": report.id}
         if self._key:
             timestamp = str(int(time.time()))
@@ -152,7 +156,7 @@ class Poster:
             return
         logger.warning("report not taken", extra={"action": "post", "reason": reason, "retry_in": pause})
         try:
-            given_up = self._store.give_up(self._options.post_max_age)
+            given_up = self._store.outbox.give_up(self._options.post_max_age)
         except sqlite3.Error as ex:
             logger.error("old reports stay", extra={"action": "post", "reason": str(ex)})
             return

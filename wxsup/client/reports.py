@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
+from wxsup.client.letters import Part
+from wxsup.client.media import Media
 from wxsup.errors import CallFailed
 
 SENT, NOT_SENT = "发送成功", "发送失败"
 
 
 def sent(
-    id_: str, uid: str, content: str, sender: dict[str, Any], receiver: dict[str, Any], failure: CallFailed | None
+    id_: str,
+    uid: str,
+    parts: Sequence[Part],
+    sender: dict[str, Any],
+    receiver: dict[str, Any],
+    failure: CallFailed | None,
 ) -> dict[str, Any]:
-    """Return the report of a text that went out through us, or did not."""
+    """Return the report of what went out through us, or did not."""
+    file = next((part.media for part in parts if part.media), None)
     return {
         **(failure.fields if failure else {}),
+        **(file.fields() if file else {}),
         "post_type": "send_message",
         "class": "send",
         "type": "friend_message",
-        "format": "text",
+        "format": "media" if file else "text",
         "id": id_,
         "uid": uid,
         "time": int(time.time()),
-        "content": content,
+        "content": "".join(part.content for part in parts),
         "source": "local",
         "from": "api",
         "code": failure.code if failure else "",
@@ -33,6 +43,13 @@ def sent(
         **person("receiver", receiver),
         "receiver_category": receiver["category"],
     }
+
+
+def fetched(body: dict[str, Any], media: Media) -> dict[str, Any]:
+    """Return the report of a received message once its file is there."""
+    label = media.kind.label
+    content = str(body["content"]).replace(label, f"{label}({media.path})", 1)
+    return {**body, **media.fields(), "content": content}
 
 
 def person(role: str, person: dict[str, Any]) -> dict[str, Any]:

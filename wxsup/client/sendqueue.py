@@ -13,19 +13,19 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as NotInTime
-from dataclasses import dataclass, field
 from typing import Any
 
 from wxsup.client import reports
 from wxsup.client.drivers import Driver
 from wxsup.client.events import Events
+from wxsup.client.letters import Letter, Part
+from wxsup.client.media import Media
 from wxsup.client.pulse import Pulse
 from wxsup.client.state import Login, LoginState
 from wxsup.client.store import Store
-from wxsup.errors import CallFailed, DeliveryUnknown, Expired, NotLoggedIn, RateLimited, Unsupported
+from wxsup.errors import CallFailed, ContentRejected, DeliveryUnknown, Expired, NotLoggedIn, RateLimited
 from wxsup.options import Options
 
 logger = logging.getLogger(__name__)
@@ -33,51 +33,18 @@ logger = logging.getLogger(__name__)
 PATIENCE = 100.0  # of a caller who waits; the controller gives up after 150 s
 MOST_LETTERS = 1000
 SEND_TIMEOUT = 30.0
+FETCH_TIMEOUT = 90.0
+UPLOAD_TIMEOUT, UPLOAD_SPEED = 120.0, 50_000.0  # and so many bytes a second, at which a driver has given up long since
 FOREVER = math.inf
-KEPT = ("id", "sender", "receiver", "parts", "waited")  # of a letter, in the store
 RETRY_FIRST, RETRY_MOST = 2.0, 30.0
 MOST_REFUSALS = 1  # by WeChat's rate limit, before it is told to the user (ilink-protocol.md 8.4)
 
 
-@dataclass(eq=False)
-class Letter:
-    """A text to one friend, in `parts`; `number` is its place in the store, 0 when it is not kept there.
-
-    Who is `waited` for has a caller who wants the `answer` by the `deadline` (time.monotonic).
-    """
-
-    id: str
-    sender: dict[str, Any]
-    receiver: dict[str, Any]
-    parts: list[str]
-    waited: bool = False
-    number: int = 0
-    sent: int = 0
-    under_way: bool = False
-    refused: int = 0
-    deadline: float = 0.0
-    due: float = 0.0
-    pause: float = 0.0
-    answer: Future[dict[str, Any]] = field(default_factory=Future)
-
-    @property
-    def to(self) -> str:
-        """The id of the receiver."""
-        return str(self.receiver["id"])
-
-    @property
-    def client_id(self) -> str:
-        """What tells the next part from all others; the same at every attempt (ilink-protocol.md 8.1)."""
-        return self.id if len(self.parts) == 1 else f"{self.id}-{self.sent + 1}"
-
-    @property
-    def unsent(self) -> str:
-        """The rest of the text."""
-        return "".join(self.parts[self.sent :])
-
-
 class SendQueue:
-    """The send queue of one account; any thread may put something in, one takes it out."""
+    """The send queue of one account; any thread may put something in, one takes it out.
+
+    `fetch(url)` brings a file that somebody wants sent; it raises CallFailed.
+    """
 
     def __init__(self, store: Store, events: Events, driver: Driver, state: LoginState, options: Options) -> None:
         self._store = store
@@ -92,6 +59,7 @@ class SendQueue:
         self._stopping = False
         self._sent_at = -options.send_interval
         self._thread = threading.Thread(target=self._run, name="send", daemon=True)
+        self.fetch: Callable[[str], Media] = _nothing_fetched
         self.pulse = Pulse()
         self._take_over()  # before anything new can be among them
 
@@ -107,9 +75,9 @@ class SendQueue:
         if self._thread.is_alive():
             self._thread.join(grace)
 
-    def send(self, receiver: dict[str, Any], content: str) -> dict[str, Any]:
-        """Send a text and return the fields of the reply; raise CallFailed unless all of it was sent."""
-        letter = self._letter(self._driver.user(), receiver, content)
+    def send(self, receiver: dict[str, Any], parts: Sequence[Part]) -> dict[str, Any]:
+        """Send something and return the fields of the reply; raise CallFailed unless all of it was sent."""
+        letter = self._letter(self._driver.user(), receiver, parts)
         letter.waited, letter.deadline = True, time.monotonic() + PATIENCE
         self._check_way(letter)
         self._put(letter)
@@ -120,12 +88,12 @@ class SendQueue:
                 raise _too_slow(PATIENCE) from None
             return letter.answer.result()  # its turn has come just now
 
-    def promise(self, receiver: dict[str, Any], content: str) -> str:
-        """Keep a text that is to be sent and return its client_id.
+    def promise(self, receiver: dict[str, Any], parts: Sequence[Part]) -> str:
+        """Keep what is to be sent and return its client_id.
 
         Raises CallFailed when it could not be sent as things are, or cannot be kept.
         """
-        letter = self._letter(self._driver.user(), receiver, content)
+        letter = self._letter(self._driver.user(), receiver, parts)
         self._driver.admit(letter.to, len(letter.parts))
         try:
             letter.number = self._keep(letter)
@@ -140,13 +108,11 @@ class SendQueue:
         What cannot be sent is reported as such.
         """
         us, friend = reports.party(report, "receiver"), reports.party(report, "sender")
-        if media:
-            self._tell(us, friend, media, Unsupported("not implemented yet: media"))
         letter: Letter | None = None
         try:
-            letter = self._letter(us, friend, text) if text else None
+            letter = self._letter(us, friend, self._answer(text, media))
         except CallFailed as ex:
-            self._tell(us, friend, text, ex)
+            self._tell(us, friend, text or media, ex)
         if letter:
             letter.number = self._keep(letter)
 
@@ -157,6 +123,12 @@ class SendQueue:
 
         return committed
 
+    def _answer(self, text: str, media: str) -> list[Part]:
+        if media and not media.startswith(("http://", "https://")):  # openwx-api.md 6.6
+            raise ContentRejected("media must be an http or https URL")
+        texts = self._driver.parts(text) if text else []
+        return [*(Part(text) for text in texts), *([Part(url=media)] if media else [])]
+
     def wake(self, friend_id: str = "") -> None:
         """Try at once what waits to be tried again; what WeChat limits, only to `friend_id`, who has just written."""
         with self._changed:
@@ -165,14 +137,13 @@ class SendQueue:
                     letter.due = 0.0
             self._changed.notify_all()
 
-    def _letter(self, sender: dict[str, Any], receiver: dict[str, Any], content: str) -> Letter:
+    def _letter(self, sender: dict[str, Any], receiver: dict[str, Any], parts: Sequence[Part]) -> Letter:
         if len(self._letters) >= MOST_LETTERS:
             raise RateLimited(f"{MOST_LETTERS} messages wait already", retryable=True, retry_after=60)
-        id_ = f"wx-{int(time.time() * 1000)}-{os.urandom(4).hex()}"
-        return Letter(id_, sender, receiver, self._driver.parts(content))
+        return Letter(_new_id(), sender, receiver, list(parts))
 
     def _keep(self, letter: Letter) -> int:
-        return self._store.add_letter({name: getattr(letter, name) for name in KEPT})
+        return self._store.letterbox.add(letter.body())
 
     def _put(self, letter: Letter) -> None:
         with self._changed:
@@ -184,12 +155,12 @@ class SendQueue:
     def _take_over(self) -> None:
         """Take up what an earlier process promised; what it was sending when it died is not sent twice."""
         try:
-            kept = self._store.letters()
+            kept = self._store.letterbox.all()
         except sqlite3.Error as ex:
             logger.error("letters not read", extra={"action": "send", "reason": str(ex)})
             return
         for number, body, sent, under_way, refused in kept:
-            letter = Letter(**body, number=number, sent=sent, under_way=under_way, refused=refused)
+            letter = Letter.restored(body, number=number, sent=sent, under_way=under_way, refused=refused)
             (self._broken_off if under_way or letter.waited else self._letters).append(letter)
 
     def _run(self) -> None:
@@ -247,16 +218,20 @@ class SendQueue:
             return
         left = len(letter.parts) - letter.sent
         self._check_time(letter, left)
+        if url := letter.next.url:
+            self.pulse.within(FETCH_TIMEOUT)
+            letter.parts[letter.sent] = Part(media=self.fetch(url))
         with self._store.transaction():
             self._driver.claim(letter.to, left)
             # Also one that is waited for: its fate is to be reported whatever becomes of us.
             number = letter.number or self._keep(letter)
-            self._store.mark_letter(number, sent=letter.sent, under_way=True, refused=letter.refused)
+            self._store.letterbox.mark(number, sent=letter.sent, under_way=True, refused=letter.refused)
         letter.number = number
-        self.pulse.within(SEND_TIMEOUT)
+        file = letter.next.media
+        self.pulse.within(UPLOAD_TIMEOUT + file.size / UPLOAD_SPEED if file else SEND_TIMEOUT)
         self._sent_at = time.monotonic()
         try:
-            reply = self._driver.send_part(letter.to, letter.parts[letter.sent], letter.client_id)
+            reply = self._driver.send_part(letter.to, letter.next, letter.client_id)
         except CallFailed as ex:
             if not isinstance(ex, DeliveryUnknown):
                 self._take_back(letter)
@@ -266,7 +241,7 @@ class SendQueue:
     def _check_time(self, letter: Letter, left: int) -> None:
         """Refuse what would still be sent when its caller has given up, and perhaps has sent it again."""
         needed = (left - 1) * self._options.send_interval
-        if not letter.waited and self._store.letter_age(letter.number) > self._options.send_max_age:
+        if not letter.waited and self._store.letterbox.age(letter.number) > self._options.send_max_age:
             raise Expired
         if letter.waited and letter.sent == 0 and time.monotonic() + needed > letter.deadline:
             raise _too_slow(needed)
@@ -282,18 +257,18 @@ class SendQueue:
         try:
             with self._store.transaction():
                 self._driver.give_back(letter.to)
-                self._store.mark_letter(letter.number, sent=letter.sent, under_way=False, refused=letter.refused)
+                self._store.letterbox.mark(letter.number, sent=letter.sent, under_way=False, refused=letter.refused)
         except sqlite3.Error as ex:
             logger.error("claim not given back", extra={"action": "send", "reason": str(ex)})
 
     def _arrived(self, letter: Letter, reply: dict[str, Any]) -> None:
-        text, client_id = letter.parts[letter.sent], letter.client_id
+        part, client_id = letter.next, letter.client_id
         letter.sent += 1
         letter.pause, letter.refused = 0.0, 0
         self._state.note(last_outbound_at=int(time.time()))
         logger.info("message sent", extra={"action": "send", "receiver": letter.to[:8]})
         last = letter.sent == len(letter.parts)
-        report = reports.sent(reply["id"], client_id, text, letter.sender, letter.receiver, None)
+        report = reports.sent(reply["id"], client_id, [part], letter.sender, letter.receiver, None)
 
         def answer() -> None:
             if last and letter.waited and not letter.answer.done():
@@ -351,9 +326,9 @@ class SendQueue:
         try:
             with self._store.transaction():
                 if ended:
-                    self._store.remove_letter(letter.number)
+                    self._store.letterbox.remove(letter.number)
                 else:
-                    self._store.mark_letter(letter.number, sent=letter.sent, under_way=False, refused=letter.refused)
+                    self._store.letterbox.mark(letter.number, sent=letter.sent, under_way=False, refused=letter.refused)
                 self._events.message(report, letter.to)
         except sqlite3.Error as ex:
             logger.error("cannot be kept", extra={"action": "send", "what": "letter", "reason": str(ex)})
@@ -365,8 +340,16 @@ class SendQueue:
             self._letters = [other for other in self._letters if other is not letter]
 
     def _tell(self, sender: dict[str, Any], receiver: dict[str, Any], content: str, ex: CallFailed) -> None:
-        id_ = f"wx-{int(time.time() * 1000)}-{os.urandom(4).hex()}"
-        self._events.message(reports.sent(id_, id_, content, sender, receiver, ex), str(receiver["id"]))
+        id_ = _new_id()
+        self._events.message(reports.sent(id_, id_, [Part(content)], sender, receiver, ex), str(receiver["id"]))
+
+
+def _nothing_fetched(url: str) -> Media:
+    raise ContentRejected("nothing is fetched here")
+
+
+def _new_id() -> str:
+    return f"wx-{int(time.time() * 1000)}-{os.urandom(4).hex()}"
 
 
 def _stopped() -> CallFailed:

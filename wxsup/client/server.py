@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
 import select
+import shutil
 import socket
 import socketserver
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,7 +25,7 @@ from wxsup import names
 logger = logging.getLogger(__name__)
 
 IDLE_TIMEOUT = 75.0  # more than a proxy in front keeps an idle connection
-BODY_LIMIT = 1024 * 1024
+BODY_LIMIT = 8 * 1024 * 1024
 LINE_LIMIT = 1024
 TRAILERS = 16
 CONNECTIONS = 512  # each has a thread, of which a unit allows 1024
@@ -40,6 +44,7 @@ class Request:
     path: str
     query: str = ""
     form: bytes = b""
+    content_type: str = ""
     secret: str = ""
     challenge: str = ""
     still_there: Callable[[], bool] = field(default=lambda: True)
@@ -47,13 +52,26 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What is answered; `written` is told whether the body could be written."""
+    """What is answered: `body`, or what is in `file`; `written` is told whether it could be written."""
 
     status: int
     body: bytes
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
     written: Callable[[bool], None] = field(default=lambda done: None)
+    file: Path | None = None
+
+
+def in_json(
+    body: Any,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    written: Callable[[bool], None] = lambda done: None,
+) -> Reply:
+    """Return a Reply of JSON."""
+    content = json.dumps(body, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    return Reply(status, content, headers=headers or {}, written=written)
 
 
 class Server(ThreadingHTTPServer):
@@ -146,6 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
                 parts.path,
                 parts.query,
                 body,
+                self.headers.get("Content-Type", ""),
                 self.headers.get(names.SECRET_HEADER, ""),
                 self.headers.get(names.CHALLENGE_HEADER, ""),
                 self._still_there,
@@ -215,17 +234,24 @@ class _Handler(BaseHTTPRequestHandler):
         self._write(Reply(status, b'{"code":-1,"status":"bad request"}'))
 
     def _write(self, reply: Reply) -> None:
+        with ExitStack() as opened:
+            file = opened.enter_context(open(reply.file, "rb")) if reply.file else None
+            self._write_head(reply, os.fstat(file.fileno()).st_size if file else len(reply.body))
+            if self.command != "HEAD":
+                if file:
+                    shutil.copyfileobj(file, self.wfile)
+                self.wfile.write(reply.body)
+            self.wfile.flush()
+
+    def _write_head(self, reply: Reply, length: int) -> None:
         self.send_response(reply.status)
         self.send_header("Content-Type", reply.content_type)
-        self.send_header("Content-Length", str(len(reply.body)))
+        self.send_header("Content-Length", str(length))
         for name, value in reply.headers.items():
             self.send_header(name, value)
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(reply.body)
-        self.wfile.flush()
 
     def version_string(self) -> str:
         return "wxclient"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -77,6 +78,7 @@ class LoginState:
 
     def _write(self) -> None:
         previous = self._previous.value if self._previous else None
+        self._details["memory"] = memory()
         told = {**self._facts, **self._details, "state": self.current.value, "previous_state": previous}
         try:
             # Not synced: after a power cut there is no process, and so nobody believes the file.
@@ -85,3 +87,12 @@ class LoginState:
         except OSError as ex:
             self._due = 0.0
             logger.error("state file not written", extra={"action": "state", "reason": ex.strerror})
+
+
+def memory() -> int:
+    """Return the bytes that this process has in memory (proc(5), statm); 0 where that is not told."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except OSError:
+        return 0

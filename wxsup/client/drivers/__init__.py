@@ -8,11 +8,17 @@ tests/contract/test_driver.py.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from wxsup.client.letters import Part
+from wxsup.client.media import Sink
 from wxsup.client.pulse import Pulse
 from wxsup.model import Exit
+
+
+class FileLost(Exception):
+    """A received file is not to be had, today or later."""
 
 
 class Driver(ABC):
@@ -61,11 +67,26 @@ class Driver(ABC):
         """Take back a claim of which nothing came."""
 
     @abstractmethod
-    def send_part(self, friend_id: str, text: str, client_id: str) -> dict[str, Any]:
+    def send_part(self, friend_id: str, part: Part, client_id: str) -> dict[str, Any]:
         """Send a part and return the fields of the reply; raise CallFailed unless it was sent.
 
         Only DeliveryUnknown means that it may have been.
         """
+
+    @abstractmethod
+    def fetch(self, source: Mapping[str, Any], sink: Sink) -> None:
+        """Put a received file into `sink`, from where the driver itself noted in `source`.
+
+        Raises FileLost when it is not to be had any more, TransportError when it is not now, and what `sink` raises.
+        """
+
+    @abstractmethod
+    def set_markname(self, friend_id: str, name: str) -> None:
+        """Call a friend `name` among ourselves, "" for no such name."""
+
+    @abstractmethod
+    def send_typing(self, friend_id: str, typing: bool) -> None:
+        """Show a friend that an answer is being written, or no longer; raise CallFailed when that is not possible."""
 
     @abstractmethod
     def hang_up(self) -> None:

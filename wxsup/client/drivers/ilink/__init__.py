@@ -8,24 +8,29 @@ import logging
 import random
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from wxsup.client.drivers import Driver
 from wxsup.client.drivers.ilink import messages, session
+from wxsup.client.drivers.ilink.cdn import Cdn, key_of
 from wxsup.client.drivers.ilink.gate import Gate
 from wxsup.client.drivers.ilink.halt import Halt
+from wxsup.client.drivers.ilink.intake import Intake
 from wxsup.client.drivers.ilink.login import QrLogin
 from wxsup.client.drivers.ilink.sending import Sender
 from wxsup.client.drivers.ilink.session import Session
+from wxsup.client.drivers.ilink.tickets import Tickets
 from wxsup.client.drivers.ilink.wire import ApiError, TokenDead, Wire
 from wxsup.client.events import Events
 from wxsup.client.http import TransportError, TransportTimeout
+from wxsup.client.letters import Part
+from wxsup.client.media import Sink
 from wxsup.client.pulse import Pulse
 from wxsup.client.state import Login, LoginState
 from wxsup.client.store import Store
-from wxsup.errors import NotLoggedIn
+from wxsup.errors import NotLoggedIn, ObjectNotFound
 from wxsup.model import Exit
 from wxsup.options import Options
 
@@ -36,14 +41,13 @@ RETRY_FIRST, RETRY_MOST = 2.0, 30.0
 REVIVE_PAUSE, REVIVE_AGAIN = 2.0, 600.0
 POLL_FLOOR = 1.0
 PARKED, PARKED_CALLS = 3600.0, 60.0
-OWNER_NAME = "owner"
 
 
 class Ilink(Driver):
     """One account on the bot channel; its only friends are those who have written to it."""
 
     name = "ilink"
-    capabilities = ("text",)
+    capabilities = ("text", "image", "video", "file", "voice_in", "quote_in", "typing")
 
     def __init__(self, options: Options, state: LoginState, store: Store, events: Events, *, started: str) -> None:
         self._options = options
@@ -55,7 +59,10 @@ class Ilink(Driver):
         self._wire = Wire(options, unwanted=lambda: self._halt.again)
         self._session: Session | None = None
         self._gate = Gate(store, options)
-        self._sender = Sender(self._wire, self._gate, options, store, self._current)
+        self._intake = Intake(store, events, self._gate, options)
+        self._cdn = Cdn(self._wire, options, self._halt.pause)
+        self._sender = Sender(self._wire, self._cdn, self._gate, options, store, self._current)
+        self._tickets = Tickets(self._wire)
         self.pulse = Pulse()
         self._login = QrLogin(self._wire, state, options, self._halt, self.pulse)
         self._login.shown = self._tell_code
@@ -101,6 +108,7 @@ class Ilink(Driver):
 
     def hang_up(self) -> None:
         self._wire.close_sends()
+        self._cdn.close()
 
     def relogin(self) -> None:
         self._halt.begin_again()
@@ -108,13 +116,13 @@ class Ilink(Driver):
         self._wire.break_off()
 
     def user(self) -> dict[str, Any]:
-        return self._user(self._current())
+        return self._intake.user(self._current())
 
     def friends(self) -> list[dict[str, Any]]:
-        return [
-            {**messages.friend_object(friend), **self._gate.outlook(friend)}
-            for friend in self._store.friends(self._current().bot_id)
-        ]
+        return self._intake.friends(self._current())
+
+    def set_markname(self, friend_id: str, name: str) -> None:
+        self._intake.set_markname(self._current(), friend_id, name)
 
     def parts(self, content: str) -> list[str]:
         return self._sender.parts(content)
@@ -128,8 +136,18 @@ class Ilink(Driver):
     def give_back(self, friend_id: str) -> None:
         self._sender.give_back(friend_id)
 
-    def send_part(self, friend_id: str, text: str, client_id: str) -> dict[str, Any]:
-        return self._sender.send_part(friend_id, text, client_id)
+    def send_part(self, friend_id: str, part: Part, client_id: str) -> dict[str, Any]:
+        return self._sender.send_part(friend_id, part, client_id)
+
+    def send_typing(self, friend_id: str, typing: bool) -> None:
+        current = self._current()
+        friend = self._store.people.friend(current.bot_id, friend_id)
+        if friend is None:
+            raise ObjectNotFound(id=None)
+        self._tickets.type(current, friend, typing)
+
+    def fetch(self, source: Mapping[str, Any], sink: Sink) -> None:
+        self._cdn.download(source["media"], key_of(source["media"], source.get("aeskey")), sink)
 
     def submit_verify_code(self, code: str) -> None:
         self._login.submit(code)
@@ -170,10 +188,10 @@ class Ilink(Driver):
             login_reason="",
             parked=False,
             last_error=None,
-            last_inbound_at=int(self._store.last_inbound(current.bot_id) or 0) or None,
+            last_inbound_at=int(self._store.people.last_inbound(current.bot_id) or 0) or None,
         )
         self._events.event("login", int(scanned))
-        self._insist("owner", lambda: self._meet_owner(current))
+        self._insist("owner", lambda: self._intake.meet_owner(current))
 
     def _park(self, kept: Session | None) -> bool:
         """Show no more codes, since nobody is there to scan them; tell whether the old login is alive again.
@@ -194,7 +212,7 @@ class Ilink(Driver):
         """Ask whether a token is good, without acknowledging anything."""
         try:
             self._wire.notify_start(kept.base_url, kept.token)
-            self._wire.get_updates(kept.base_url, kept.token, self._store.get(_cursor_key(kept)), HOLD)
+            self._wire.get_updates(kept.base_url, kept.token, self._intake.cursor(kept), HOLD)
         except (TransportError, ApiError):  # no answer says nothing, and so leads to nothing
             return False
         return True
@@ -246,8 +264,7 @@ class Ilink(Driver):
 
     def _poll(self, current: Session) -> None:
         """Ask for messages for ever. To ask with a new cursor is to acknowledge, so commit before (5.3)."""
-        key = _cursor_key(current)
-        cursor, hold, pause, errors = self._store.get(key), HOLD, 0.0, 0
+        cursor, hold, pause, errors = self._intake.cursor(current), HOLD, 0.0, 0
         while not self._halt:
             asked = time.monotonic()
             self.pulse.within(hold)
@@ -271,53 +288,16 @@ class Ilink(Driver):
             self._state.note(last_poll_at=int(time.time()))
             cursor = _text(reply.get("get_updates_buf")) or cursor
             received = messages.objects(reply.get("msgs"))
-            self._insist("messages", functools.partial(self._keep, current, key, cursor, received))
+            self._insist("messages", functools.partial(self._keep, current, cursor, received))
             if not received and time.monotonic() - asked < POLL_FLOOR:
                 self._halt.wait(POLL_FLOOR)  # a server that does not hold its polls must not be flooded
 
-    def _keep(self, current: Session, key: str, cursor: str, received: list[dict[str, Any]]) -> None:
-        """Commit what was received together with the cursor that will acknowledge it."""
-        with self._store.transaction():
-            new = [self._take_in(current, message) for message in received]
-            if cursor != self._store.get(key):
-                self._store.set(key, cursor)
-        if any(new):
-            self._events.announce()
+    def _keep(self, current: Session, cursor: str, received: list[dict[str, Any]]) -> None:
+        senders = self._intake.keep(current, cursor, received)
+        if senders:
             self._state.note(last_inbound_at=int(time.time()))
-        for sender in dict.fromkeys(filter(None, new)):
+        for sender in senders:
             self.heard(sender)
-
-    def _take_in(self, current: Session, message: dict[str, Any]) -> str:
-        """Keep a message and its reports; return who wrote it, "" if it is not a new one of a user."""
-        sender = _text(message.get("from_user_id"))
-        if not sender or message.get("message_type") == messages.FROM_BOT:
-            return ""
-        if not self._store.remember(current.bot_id, messages.key_of(message), message):
-            return ""
-        if message.get("group_id"):  # not seen in practice (5.4): kept, and not taken for a friend's
-            return ""
-        self._meet(current, sender, sender[:8])
-        self._store.heard(current.bot_id, sender, _text(message.get("context_token")), time.time())
-        self._gate.open(sender)
-        friend = self._store.friend(current.bot_id, sender)
-        assert friend
-        outlook = self._gate.outlook(friend)
-        for body in messages.received(message, messages.friend_object(friend), self._user(current)):
-            self._events.message({**body, **outlook}, sender)
-        logger.info("message received", extra={"action": "receive", "sender": sender[:8]})
-        return sender
-
-    def _meet_owner(self, current: Session) -> None:
-        with self._store.transaction():
-            self._store.set("owner", current.owner_hash)
-            self._meet(current, current.user_id, OWNER_NAME)
-        self._events.announce()
-
-    def _meet(self, current: Session, id_: str, name: str) -> None:
-        """Make somebody a friend, unless they are; inside a transaction."""
-        friend = self._store.meet(current.bot_id, id_, name)
-        if friend:
-            self._events.event("new_friend", messages.friend_object(friend), conversation=id_)
 
     def _insist(self, what: str, act: Callable[[], None]) -> None:
         """Do what needs the disk, trying again until it is done or we are stopped; meanwhile nothing goes on."""
@@ -343,9 +323,6 @@ class Ilink(Driver):
         error = {"last_error": {"errmsg": text, "at": int(time.time())}} if text else {}
         self._state.enter(self._state.current, trouble=text, **error)
 
-    def _user(self, current: Session) -> dict[str, Any]:
-        return messages.user_object(current.bot_id, self._options.ilink_label or self._options.account)
-
     def _current(self) -> Session:
         if self._session is None:
             raise NotLoggedIn(state=self._state.current.value)
@@ -357,10 +334,6 @@ def _hold(reply: dict[str, Any], before: float) -> float:
     if not isinstance(hint, int) or hint <= 0:
         return before
     return min(max(hint, HOLD_LEAST * 1000), HOLD_MOST * 1000) / 1000
-
-
-def _cursor_key(session: Session) -> str:
-    return f"cursor:{session.bot_id}"
 
 
 def _text(value: Any) -> str:

@@ -6,7 +6,8 @@ import time
 from typing import Any
 
 from wxsup.client.drivers.ilink.wire import ApiError, TokenDead
-from wxsup.client.store import Friend, Store
+from wxsup.client.store import Store
+from wxsup.client.store.people import Friend
 from wxsup.errors import CallFailed, NotLoggedIn, NotWrittenYet, QuotaUsed, RateLimited, RemoteRefusal, WindowClosed
 from wxsup.options import Options
 
@@ -41,11 +42,11 @@ class Gate:
 
     def claim(self, bot: str, friend_id: str) -> None:
         """Count a send."""
-        self._store.claim(bot, friend_id, 1)
+        self._store.people.claim(bot, friend_id, 1)
 
     def give_back(self, bot: str, friend_id: str) -> None:
         """Take back a claim of which nothing came."""
-        self._store.claim(bot, friend_id, -1)
+        self._store.people.claim(bot, friend_id, -1)
 
     def open(self, friend_id: str) -> None:
         """Note that the server does not limit us now: it took a message, or the friend has written."""
@@ -65,7 +66,7 @@ class Gate:
         refusals = self._refusals[friend.id] = self._refusals.get(friend.id, 0) + 1
         if refusals >= SURE:
             # It counts otherwise than we do: a send that crossed the friend's message, say. Its count is what matters.
-            self._store.exhaust(bot, friend.id, QUOTA + 1)  # of which the present claim is given back
+            self._store.people.exhaust(bot, friend.id, QUOTA + 1)  # of which the present claim is given back
         pause = RETRY_AFTER[min(refusals, len(RETRY_AFTER)) - 1]
         return RateLimited(retryable=True, retry_after=pause, **said)
 

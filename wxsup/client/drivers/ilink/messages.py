@@ -6,15 +6,46 @@ import hashlib
 import json
 import time
 import unicodedata
+from dataclasses import dataclass
 from typing import Any
 
-from wxsup.client import reports
-from wxsup.client.store import Friend
+from wxsup.client import media, reports
+from wxsup.client.drivers.ilink import quotes
+from wxsup.client.drivers.ilink.quotes import Said, text_of
+from wxsup.client.media import Kind
+from wxsup.client.store.people import Friend
 
 FROM_USER, FROM_BOT = 1, 2
 TEXT = 1
 ZERO_WIDTH_JOINER = "\u200d"
-LABELS = {2: "[图片]", 3: "[语音]", 4: "[文件]", 5: "[视频]"}
+MOST_KEY = 200  # characters of an id that are kept as they are
+
+
+@dataclass(frozen=True)
+class _File:
+    """How items of one type carry a file; `item` is their sub-object."""
+
+    item: str
+    kind: Kind
+
+
+_FILES = {
+    2: _File("image_item", media.IMAGE),
+    3: _File("voice_item", media.VOICE),
+    4: _File("file_item", media.FILE),
+    5: _File("video_item", media.VIDEO),
+}
+
+
+@dataclass(frozen=True)
+class Received:
+    """An openwx message made of an inbound item; `source` says where its file is to be had, None without one.
+
+    The source holds the key of the file and must not be reported.
+    """
+
+    body: dict[str, Any]
+    source: dict[str, Any] | None
 
 
 def objects(value: Any) -> list[dict[str, Any]]:
@@ -25,14 +56,23 @@ def objects(value: Any) -> list[dict[str, Any]]:
 def key_of(message: dict[str, Any]) -> str:
     """Return what tells this message from every other of its account (5.3)."""
     sender = message.get("from_user_id")
-    if message.get("message_id") not in (None, "", 0):
-        return f"id:{message['message_id']}"
-    if message.get("client_id"):
-        return f"client:{sender}:{message['client_id']}"
-    if message.get("seq"):
-        return f"seq:{sender}:{message['seq']}"
+    if (id_ := text_of(message.get("message_id"))) not in ("", "0"):
+        return _short(f"id:{id_}")
+    if client_id := text_of(message.get("client_id")):
+        return _short(f"client:{sender}:{client_id}")
+    if seq := text_of(message.get("seq")):
+        return _short(f"seq:{sender}:{seq}")
     content = json.dumps([sender, message.get("create_time_ms"), message.get("item_list")], sort_keys=True)
     return "hash:" + hashlib.sha256(content.encode()).hexdigest()
+
+
+def _short(key: str) -> str:
+    return key if len(key) <= MOST_KEY else "hash:" + hashlib.sha256(key.encode()).hexdigest()
+
+
+def id_of(message: dict[str, Any]) -> str:
+    """Return what the API calls this message."""
+    return key_of(message).removeprefix("id:")
 
 
 def uid(id_: str) -> int:
@@ -66,29 +106,91 @@ def user_object(id_: str, name: str) -> dict[str, Any]:
     }
 
 
-def received(message: dict[str, Any], sender: dict[str, Any], receiver: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one openwx message for each item of an inbound message."""
+def received(message: dict[str, Any], sender: dict[str, Any], receiver: dict[str, Any], said: Said) -> list[Received]:
+    """Return one openwx message for each item of an inbound message; `said` looks up what it quotes."""
     items = objects(message.get("item_list")) or [{"type": TEXT}]  # nothing at all is something, too
-    base_id = str(message.get("message_id") or key_of(message))
+    base_id = id_of(message)
     created = message.get("create_time_ms")
     when = created // 1000 if isinstance(created, int) and created > 0 else int(time.time())
-    return [
-        {
-            "post_type": "receive_message",
-            "class": "recv",
-            "type": "friend_message",
-            "format": "media" if _label(item) else "text",
+    common = {
+        "post_type": "receive_message",
+        "class": "recv",
+        "type": "friend_message",
+        "time": when,
+        "source": "outer",
+        "from": "none",
+        **reports.person("sender", sender),
+        "sender_category": sender["category"],
+        **reports.person("receiver", receiver),
+        "ilink_seq": text_of(message.get("seq")),
+        "session_id": text_of(message.get("session_id")),
+    }
+    found = []
+    for number, item in enumerate(items, 1):
+        file = _file(item)
+        body = {
+            **common,
             "id": base_id if number == 1 else f"{base_id}-{number}",
-            "time": when,
-            "content": _content(item),
-            "source": "outer",
-            "from": "none",
-            **reports.person("sender", sender),
-            "sender_category": sender["category"],
-            **reports.person("receiver", receiver),
+            "format": "media" if file else "text",
+            "content": content(item),
+            **(_file_fields(item, file) if file else {}),
+            **quotes.quote(item, said, content),
         }
-        for number, item in enumerate(items, 1)
-    ]
+        found.append(Received(body, _source(item, file) if file else None))
+    return found
+
+
+def content(item: dict[str, Any]) -> str:
+    """Return how an item reads: its text, or a label with the transcript of what was spoken."""
+    kind = item.get("type")
+    if kind == TEXT and not isinstance(kind, bool):
+        return text_of(_object(item, "text_item").get("text"))
+    if file := _file(item):
+        return file.kind.label + _transcript(item)
+    return f"[未知消息类型 {str(kind)[:20]}]"
+
+
+def _file(item: dict[str, Any]) -> _File | None:
+    kind = item.get("type")
+    return _FILES.get(kind) if isinstance(kind, int) and not isinstance(kind, bool) else None
+
+
+def _transcript(item: dict[str, Any]) -> str:
+    return text_of(_object(item, "voice_item").get("text")) if item.get("type") == 3 else ""
+
+
+def _file_fields(item: dict[str, Any], file: _File) -> dict[str, Any]:
+    """Return what is known of a file before it is fetched."""
+    told = _object(item, file.item)
+    size = text_of(told.get("len"))
+    fields: dict[str, Any] = {
+        "media_id": "",
+        "media_code": file.kind.code,
+        "media_type": file.kind.type,
+        "media_name": media.shown_name(text_of(told.get("file_name"))),
+        "media_size": int(size) if size.isascii() and size.isdigit() and len(size) < 16 else "",
+    }
+    if file.kind is media.VOICE:
+        length = told.get("playtime")
+        fields |= {"voice_text": _transcript(item), "voice_ms": length if isinstance(length, int) else ""}
+    return fields
+
+
+def _source(item: dict[str, Any], file: _File) -> dict[str, Any] | None:
+    told = _object(item, file.item)
+    place = _object(told, "media")
+    if not (text_of(place.get("encrypt_query_param")) or text_of(place.get("full_url"))):
+        return None
+    key = text_of(told.get("aeskey")) if file.kind is media.IMAGE else ""
+    if not (key or text_of(place.get("aes_key")) or file.kind is media.IMAGE):
+        return None  # what has no key cannot be read; only an image may come plain (9.2)
+    names = ("encrypt_query_param", "full_url", "aes_key")
+    return {"media": {name: place[name] for name in names if name in place}, "aeskey": key}
+
+
+def _object(value: dict[str, Any], name: str) -> dict[str, Any]:
+    found = value.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def split(text: str, limit: int) -> list[str]:
@@ -111,16 +213,3 @@ def _boundary(text: str, limit: int) -> int:
         if not mark and ZERO_WIDTH_JOINER not in text[cut - 1 : cut + 1]:
             return cut
     return limit
-
-
-def _content(item: dict[str, Any]) -> str:
-    kind = item.get("type")
-    if kind == TEXT:
-        text = item.get("text_item")
-        return str(text.get("text") or "") if isinstance(text, dict) else ""
-    return _label(item) or f"[未知消息类型 {kind}]"
-
-
-def _label(item: dict[str, Any]) -> str:
-    kind = item.get("type")
-    return LABELS.get(kind, "") if isinstance(kind, int) else ""

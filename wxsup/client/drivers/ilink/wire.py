@@ -103,6 +103,20 @@ class Wire:
         """Send one message (8.1)."""
         return self._bearer(self._sender, base, "sendmessage", token, {"msg": message}, SEND_TIMEOUT)
 
+    def get_upload_url(self, base: str, token: str, fields: dict[str, Any]) -> dict[str, Any]:
+        """Ask where a file can be uploaded to (9.1)."""
+        return self._bearer(self._sender, base, "getuploadurl", token, fields, SEND_TIMEOUT)
+
+    def get_config(self, base: str, token: str, user_id: str, context_token: str) -> dict[str, Any]:
+        """Ask for the ticket that typing needs (10)."""
+        body = {"ilink_user_id": user_id, **({"context_token": context_token} if context_token else {})}
+        return self._bearer(Http(), base, "getconfig", token, body, CALL_TIMEOUT)
+
+    def send_typing(self, base: str, token: str, user_id: str, ticket: str, status: int) -> None:
+        """Show that we type, status 1, or no longer, 2 (10)."""
+        body = {"ilink_user_id": user_id, "typing_ticket": ticket, "status": status}
+        self._bearer(Http(), base, "sendtyping", token, body, CALL_TIMEOUT)
+
     def _bearer(
         self, caller: Http, base: str, call: str, token: str, body: dict[str, Any], timeout: float
     ) -> dict[str, Any]:
