@@ -25,7 +25,7 @@ demo: $(VENV)/.installed ## do the main job unattended in a temporary folder and
 	@$(BIN)/python -m tests.acceptance.demo
 
 test: $(VENV)/.installed-dev ## run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 campaign: $(VENV)/.installed-dev ## kill everything at random for SECONDS=600 while messages flow, and check that none is lost
 	$(BIN)/python -m tests.campaign --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))

@@ -21,6 +21,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden anew from what is rendered now")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep in one process what shares fixtures: each file, and all that runs on the installed machine (xdist)."""
+    for item in items:
+        on_machine = "installed" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("installed" if on_machine else item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Take our variables, proxies and a wxsup.toml in the working directory out of play."""
