@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,16 @@ def token() -> None:
     """
 
 
-class _Parsed(click.ParamType[Any]):
-    """A parameter in a form that the settings know too."""
+def _parsed(parse: values.Parser) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """Take the text of an option, or of each one, for what the settings would."""
 
-    def __init__(self, name: str, parse: values.Parser) -> None:
-        self.name = name
-        self._parse = parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
         try:
-            return self._parse(value)
+            return tuple(map(parse, value)) if param.multiple else None if value is None else parse(value)
         except ValueError as ex:
-            self.fail(f"{value!r}: {ex}", param, ctx)
+            raise click.BadParameter(str(ex), ctx, param) from ex
+
+    return convert
 
 
 @token.command()
@@ -45,9 +44,16 @@ class _Parsed(click.ParamType[Any]):
     help="admin: everything; operator: start, stop, check, login codes; app: the calls to a client",
 )
 @click.option("--client", "clients", metavar="PATTERN", multiple=True, help="only clients of such names, as shop-*")
-@click.option("--expires", type=_Parsed("time", values.duration), help="how long it is good for, as 12h or 30d")
 @click.option(
-    "--from", "addresses", type=_Parsed("network", values.network), multiple=True, help="only from there, as 10.0.0.0/8"
+    "--expires", metavar="TIME", callback=_parsed(values.duration), help="how long it is good for, as 12h or 30d"
+)
+@click.option(
+    "--from",
+    "addresses",
+    metavar="NETWORK",
+    multiple=True,
+    callback=_parsed(values.network),
+    help="only from there, as 10.0.0.0/8",
 )
 @with_settings
 def add(
@@ -65,8 +71,11 @@ def add(
         made, secret = create(name, Role(role), clients=clients, lasts=expires, addresses=addresses)
     except ValueError as ex:
         raise SettingInvalid(str(ex)) from ex
+    first = known.read() is None
     known.add(made)
     click.echo(secret)
+    if first:
+        click.echo("This is the first token: from now on every call needs one.", err=True)
 
 
 @token.command(name="list")

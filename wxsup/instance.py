@@ -43,10 +43,12 @@ class Instance:
         self.config = settings.state_dir / "supervisord.conf"
 
     def run(self, environment: Mapping[str, str], *, ready: Callable[[Instance], None]) -> None:
-        """Run until SIGINT or SIGTERM; call `ready` once everything answers. Raises Refusal when it cannot."""
+        """Run until SIGINT or SIGTERM; call `ready` once everything answers. Raises a WxsupError when it cannot."""
         controller = open_controller(self._settings)
         controller.prepare()
-        access.refuse_exposure(self._settings.listen, access.open_tokens(self._settings))
+        tokens = access.open_tokens(self._settings)
+        tokens.read()  # raises what would else keep everybody out
+        access.refuse_exposure(self._settings.listen, tokens)
         with self._alone():
             # Where an earlier supervisord was killed, its programs are just ending.
             patience = LEFTOVER_TIMEOUT if self._check_socket() else 0.0

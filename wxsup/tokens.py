@@ -28,6 +28,7 @@ SCHEMA = 1
 FILE = "tokens.json"
 PREFIX = "wxsup_"  # so that people, and scanners of repositories, know one when they see it
 NAME_LIMIT = 64
+SIZE_LIMIT = 1 << 20  # some 3,000 tokens
 LOCK_TIMEOUT = 10.0
 
 
@@ -143,7 +144,10 @@ class Tokens:
         return files.locked(self.path.with_name(f".{self.path.name}.lock"), timeout=LOCK_TIMEOUT)
 
     def _write(self, tokens: Iterable[Token]) -> None:
-        files.replace(self.path, dumps(tokens))
+        text = dumps(tokens).encode()
+        if len(text) > SIZE_LIMIT:  # a file that is not read any more would keep everybody out
+            raise Refusal(f"{self.path} would be too large; revoke what is not needed any more")
+        files.replace(self.path, text)
 
     def _read(self, path: Path) -> tuple[Token, ...] | None:
         try:
@@ -152,7 +156,7 @@ class Tokens:
             if known is None or known[0] != mark:
                 if path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                     raise ValueError("others may write it; chmod 600")
-                known = self._known[path] = (mark, loads(files.read_plain(path).decode()))
+                known = self._known[path] = (mark, loads(files.read_plain(path, limit=SIZE_LIMIT).decode()))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as ex:

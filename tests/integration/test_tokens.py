@@ -154,7 +154,18 @@ def test_wxsup_check_names_what_is_wrong_with_the_tokens(wx: Installation) -> No
     (wx.folder / "var/tokens.json").chmod(0o600)
 
 
-def test_the_commands_say_what_they_did_and_what_they_could_not(wx: Installation) -> None:
+def test_wxsup_up_does_not_begin_with_tokens_that_keep_everybody_out(short_path: Path) -> None:
+    (short_path / "var").mkdir(mode=0o700)
+    (short_path / "var/tokens.json").write_text("nonsense")
+    done = subprocess.run(
+        Installation(short_path).command, cwd=short_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert f"{short_path}/var/tokens.json: " in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_the_commands_say_what_they_did_and_what_they_could_not(short_path: Path) -> None:
+    wx = Installation(short_path)
     secret = add(
         wx, "shop", "app", "--client", "shop-*", "--client", "客服02", "--expires", "30d", "--from", "10.0.0.0/8"
     )
@@ -172,6 +183,7 @@ def test_the_commands_say_what_they_did_and_what_they_could_not(wx: Installation
         (["add", "x\n", "--role", "app"], "control characters"),
         (["add", "x", "--role", "app", "--client", ""], "is empty"),
         (["add", "x", "--role", "app", "--expires", "soon"], "it must be a time such as 12h"),
+        (["add", "x", "--role", "app", "--expires", ""], "it must be a time such as 12h"),
         (["add", "x", "--role", "app", "--from", "10.0.0.7/8"], "has host bits set"),
         (["revoke", "nobody"], "there is no token 'nobody'"),
     ):

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wxsup import tokens
+from wxsup import tokens, values
 from wxsup.errors import Refusal, TokensUnreadable
 from wxsup.tokens import Role, Token, Tokens, create, digest, dumps, find, loads
 
@@ -279,6 +279,19 @@ def test_any_pattern_is_a_pattern_or_refused_and_never_costs_more_than_a_moment(
 def test_a_token_may_be_for_some_addresses_only(networks: tuple[str, ...], address: str | None, usable: bool) -> None:
     token, _ = create("a", Role.APP, addresses=map(ip_network, networks))
     assert token.usable_from(ip_address(address) if address else None) is usable
+
+
+def test_a_file_that_could_not_be_read_any_more_is_not_written(store: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(store)
+    monkeypatch.setattr(tokens, "SIZE_LIMIT", store.path.stat().st_size + 10)
+    with pytest.raises(Refusal, match="would be too large"):
+        add(store, "b")
+    assert [token.name for token in store.read() or ()] == ["a"]
+
+
+def test_the_longest_life_is_one_that_can_be_read_back(store: Tokens) -> None:
+    add(store, lasts=values.duration("99999w"))
+    assert store.read()
 
 
 @pytest.mark.parametrize("name", ["", "a\tb", "a\nb", "x" * 65, "\ud83d"])
