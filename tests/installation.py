@@ -33,6 +33,7 @@ class Calls:
         self._network = network  # where these addresses are
         self._session = requests.Session()
         self._session.trust_env = False
+        self.token = ""  # shown to the controller with every call
 
     def close(self) -> None:
         """Close the kept connections: after a restart they are those of an earlier controller."""
@@ -40,8 +41,9 @@ class Calls:
 
     def call(self, api: str, params: Mapping[str, str] | None = None, *, method: str = "GET") -> requests.Response:
         """Call an API of the controller."""
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         with self._network():
-            return self._session.request(method, f"{self.url}/openwx/{api}", params=params, timeout=60)
+            return self._session.request(method, f"{self.url}/openwx/{api}", params=params, headers=headers, timeout=60)
 
     def json(self, api: str, **params: str) -> Any:
         """Call an API of the controller and return the JSON that it answers."""
@@ -142,6 +144,14 @@ class Installation(Calls):
         status = self._process.wait(60)
         self._process = None
         return status
+
+    def wxsup(self, *words: str) -> str:
+        """Run wxsup beside it, as an operator would, and return what it prints; it must succeed."""
+        done = subprocess.run(
+            [SCRIPTS / "wxsup", *words], cwd=self.folder, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, done
+        return done.stdout
 
     def supervisorctl(self, *words: str) -> str:
         """Run supervisorctl as an operator would and return what it prints."""

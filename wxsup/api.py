@@ -1,22 +1,25 @@
 """The HTTP API: Falcon resources over the controller, and everything else under /openwx/ passed on to a client.
 
-Replies are those of openwx-api.md 9.3, in the documented form.
+Replies are those of openwx-api.md 9.3, in the documented form. Who calls is known before anything else is looked at;
+whether the caller may, as soon as the call and the client are.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
 import falcon
 
-from wxsup import access
+from wxsup import credentials
+from wxsup.access import Caller, Gate
 from wxsup.controller import Controller
-from wxsup.errors import ApiNotFound, NameInvalid, ParameterRefused, WxsupError
-from wxsup.proxy import Proxy
+from wxsup.errors import ApiNotFound, NameInvalid, ParameterRefused, TokenRefused, TooManyFailures, WxsupError
+from wxsup.proxy import Proxy, read
+from wxsup.tokens import Role
 
 logger = logging.getLogger(__name__)
 
@@ -25,15 +28,28 @@ FORM_LIMIT = 65536
 MAX_FIELDS = 200
 
 
+class Request(falcon.Request):
+    """A request from which its tokens were taken before Falcon looked at it."""
+
+    __slots__ = ("caller", "shown")
+
+    def __init__(self, env: dict[str, Any], options: falcon.RequestOptions | None = None) -> None:
+        self.shown = credentials.take(env)
+        self.caller: Caller
+        super().__init__(env, options)
+
+
 class StartClient:
     """start_client: the start parameters come in the query, by POST also in a form."""
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+    def on_get(self, req: Request, resp: falcon.Response) -> None:
         params = _parameters(req)
-        _reply(resp, self._controller.start(params.pop("client", ""), params))
+        name = params.pop("client", "")
+        req.caller.allow(Role.OPERATOR, name)
+        _reply(resp, self._controller.start(name, params))
 
     on_post = on_get
 
@@ -44,20 +60,25 @@ class StopClient:
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        _reply(resp, self._controller.stop(_parameters(req).get("client", "")))
+    def on_get(self, req: Request, resp: falcon.Response) -> None:
+        name = _parameters(req).get("client", "")
+        req.caller.allow(Role.OPERATOR, name)
+        _reply(resp, self._controller.stop(name))
 
     on_post = on_get
 
 
 class CheckClient:
-    """check_client: the whole state of one client or of all."""
+    """check_client: the whole state of one client, or of all that the caller may see."""
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        _reply(resp, {"code": 0, "client": self._controller.check(_parameters(req).get("client"))})
+    def on_get(self, req: Request, resp: falcon.Response) -> None:
+        name = _parameters(req).get("client")
+        req.caller.allow(Role.OPERATOR, name or "")
+        found = [state for state in self._controller.check(name) if req.caller.sees(state["account"])]
+        _reply(resp, {"code": 0, "client": found})
 
     on_head = on_get
 
@@ -68,8 +89,10 @@ class GetQrcode:
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        picture = self._controller.qrcode(_parameters(req).get("client", ""))
+    def on_get(self, req: Request, resp: falcon.Response) -> None:
+        name = _parameters(req).get("client", "")
+        req.caller.allow(Role.OPERATOR, name)
+        picture = self._controller.qrcode(name)
         resp.cache_control = ["no-cache"]
         if picture is None:
             resp.status = falcon.HTTP_404
@@ -82,28 +105,27 @@ class GetQrcode:
     on_head = on_get
 
 
-class BrowserGuard:
-    """Middleware that keeps foreign pages out, before anything else is looked at."""
+class Admission:
+    """Middleware that finds out who calls, before anything else is looked at."""
 
-    def __init__(self, hosts: Collection[str]) -> None:
-        self._hosts = hosts
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
 
-    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
-        access.refuse_foreign_pages(req.env, self._hosts)
+    def process_request(self, req: Request, resp: falcon.Response) -> None:
+        req.caller = self._gate.admit(req.env, req.shown)
 
 
-def create_app(
-    controller: Controller, proxy: Proxy, *, trusted_hosts: Collection[str] = ()
-) -> falcon.App[falcon.Request, falcon.Response]:
-    """Return the WSGI application over `controller`."""
-    app = falcon.App(middleware=[BrowserGuard(trusted_hosts)])
+def create_app(controller: Controller, proxy: Proxy, gate: Gate) -> falcon.App[Request, falcon.Response]:
+    """Return the WSGI application over `controller` for those whom `gate` lets in."""
+    app = falcon.App(middleware=[Admission(gate)], request_type=Request)
     app.add_route("/openwx/start_client", StartClient(controller))
     app.add_route("/openwx/stop_client", StopClient(controller))
     app.add_route("/openwx/check_client", CheckClient(controller))
     app.add_route("/openwx/get_qrcode", GetQrcode(controller))
 
-    def pass_on(req: falcon.Request, resp: falcon.Response, **_: object) -> None:
+    def pass_on(req: Request, resp: falcon.Response, **_: object) -> None:
         name = _query(req).get("client", "")
+        req.caller.allow(Role.APP, name)
         address, secret = controller.reach(name)
         answer = proxy.forward(address, req.env, secret=secret, alive=lambda: controller.alive(name))
         resp.status = answer.status
@@ -114,7 +136,7 @@ def create_app(
         else:
             resp.stream = answer.body
 
-    def not_found(req: falcon.Request, resp: falcon.Response, **_: object) -> None:
+    def not_found(req: Request, resp: falcon.Response, **_: object) -> None:
         raise ApiNotFound
 
     # Sinks are asked last added first.
@@ -126,11 +148,11 @@ def create_app(
     return app
 
 
-def _parameters(req: falcon.Request) -> dict[str, str]:
+def _parameters(req: Request) -> dict[str, str]:
     """Return the parameters of a call to the controller itself, from the query and from a form."""
     found = _query(req)
     if req.method == "POST" and (req.content_type or "").partition(";")[0].strip().lower() == FORM:
-        content = req.env["wsgi.input"].read(FORM_LIMIT + 1)  # not bounded_stream, which takes a chunked body for none
+        content = read(req.env["wsgi.input"], FORM_LIMIT + 1)  # not bounded_stream, which takes a chunked body for none
         if len(content) > FORM_LIMIT:
             raise ParameterRefused("body", f"a form of more than {FORM_LIMIT} bytes")
         for name, value in _pairs(content, found):
@@ -138,7 +160,7 @@ def _parameters(req: falcon.Request) -> dict[str, str]:
     return found
 
 
-def _query(req: falcon.Request) -> dict[str, str]:
+def _query(req: Request) -> dict[str, str]:
     """Return the query; raise NameInvalid or ParameterRefused when a parameter comes twice or is no UTF-8."""
     return dict(_pairs(req.query_string.encode("latin-1"), {}))
 
@@ -165,12 +187,16 @@ def _reply(resp: falcon.Response, body: Mapping[str, Any]) -> None:
     resp.data = text.encode(errors="backslashreplace")
 
 
-def _on_error(req: falcon.Request, resp: falcon.Response, ex: WxsupError, params: Mapping[str, Any]) -> None:
+def _on_error(req: Request, resp: falcon.Response, ex: WxsupError, params: Mapping[str, Any]) -> None:
     resp.status = falcon.code_to_http_status(ex.http_status)
+    if isinstance(ex, TokenRefused):
+        resp.set_header("WWW-Authenticate", "Bearer")
+    elif isinstance(ex, TooManyFailures):
+        resp.set_header("Retry-After", str(ex.fields["retry_after"]))
     _reply(resp, ex.body())
 
 
-def _on_http_error(req: falcon.Request, resp: falcon.Response, ex: falcon.HTTPError, params: Mapping[str, Any]) -> None:
+def _on_http_error(req: Request, resp: falcon.Response, ex: falcon.HTTPError, params: Mapping[str, Any]) -> None:
     if isinstance(ex, (falcon.HTTPMethodNotAllowed, falcon.HTTPRouteNotFound)):
         _on_error(req, resp, ApiNotFound(), params)
         return
@@ -178,7 +204,7 @@ def _on_http_error(req: falcon.Request, resp: falcon.Response, ex: falcon.HTTPEr
     _reply(resp, {"code": -1, "status": ex.title or ex.status})
 
 
-def _on_defect(req: falcon.Request, resp: falcon.Response, ex: Exception, params: Mapping[str, Any]) -> None:
+def _on_defect(req: Request, resp: falcon.Response, ex: Exception, params: Mapping[str, Any]) -> None:
     logger.error("request failed", exc_info=ex, extra={"action": "request", "path": req.path})
     resp.status = falcon.HTTP_500
     _reply(resp, {"code": -1, "status": "internal error"})

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from wxsup import __version__, daemon, files, settings
+from wxsup import __version__, cli_tokens, daemon, files, settings
 from wxsup.errors import Refusal, SettingInvalid, WxsupError
+from wxsup.flags import in_force, with_settings
 from wxsup.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,25 +31,6 @@ class _Group(click.Group):
             raise click.ClickException(str(ex)) from ex
 
 
-def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` an option for every setting; it is called with the Settings and the flags that were given."""
-
-    def run(config: Path | None, **options: Any) -> None:
-        names = {item.name for item in fields(Settings)}
-        flags = {name: value for name, value in options.items() if name in names and value is not None}
-        rest = {name: value for name, value in options.items() if name not in names}
-        command(config=config, flags=flags, **rest)
-
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
-    run.__click_params__ = list(getattr(command, "__click_params__", []))  # type: ignore[attr-defined]
-    for item in reversed(fields(Settings)):
-        default = item.metadata["default"]
-        text = item.metadata["help"] + (f" [{default}]" if default else "")
-        run = click.option("--" + item.name.replace("_", "-"), item.name, metavar="VALUE", help=text)(run)
-    config = click.Path(path_type=Path, exists=True, dir_okay=False)
-    return click.option("--config", type=config, help="settings file [wxsup.toml or /etc/wxsup/wxsup.toml]")(run)
-
-
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="wxsup")
 def main() -> None:
@@ -61,9 +41,12 @@ def main() -> None:
     """
 
 
+main.add_command(cli_tokens.token)
+
+
 @main.command()
 @click.option("--sandbox", is_flag=True, help="also run the sandbox, a pretend WeChat, and turn all clients to it")
-@_with_settings
+@with_settings
 def up(config: Path | None, flags: dict[str, str], sandbox: bool) -> None:
     """Run everything in the foreground under a supervisord of its own; Ctrl-C stops it."""
     from wxsup.instance import Instance, sandbox_settings
@@ -84,23 +67,26 @@ def up(config: Path | None, flags: dict[str, str], sandbox: bool) -> None:
 
 
 def _banner(loaded: Settings, config: Path, sandbox: bool) -> None:
+    from wxsup.access import open_tokens
+
     api = loaded.listen[0].url
+    curl = """curl -H "Authorization: Bearer $TOKEN\"""" if open_tokens(loaded).exist() else "curl"
     click.echo(f"wxsup {__version__} is up; Ctrl-C stops everything.\n")
     click.echo(f"  controller    {api}/openwx/...    log: {loaded.log_dir}/wxcontroller.log")
     if sandbox:
         click.echo(f"  sandbox       {loaded.sandbox_listen.url}/             a pretend WeChat with a phone page")
     click.echo(f"  supervisord   {daemon.script('supervisorctl')} -c {config} status\n")
     click.echo("Next:")
-    click.echo(f"  curl '{api}/openwx/start_client?client=demo'")
+    click.echo(f"  {curl} '{api}/openwx/start_client?client=demo'")
     if sandbox:
         click.echo(f"  open {loaded.sandbox_listen.url}/ in a browser: scan the code there, confirm, write something")
     else:
-        click.echo(f"  curl -o qr.png '{api}/openwx/get_qrcode?client=demo'    # scan it with WeChat")
-    click.echo(f"  curl '{api}/openwx/check_event?client=demo'")
+        click.echo(f"  {curl} -o qr.png '{api}/openwx/get_qrcode?client=demo'    # scan it with WeChat")
+    click.echo(f"  {curl} '{api}/openwx/check_event?client=demo'")
 
 
 @main.command()
-@_with_settings
+@with_settings
 def serve(config: Path | None, flags: dict[str, str]) -> None:
     """Run the controller in the foreground, for a supervisor to start."""
     from wxsup import serve as server
@@ -111,7 +97,7 @@ def serve(config: Path | None, flags: dict[str, str]) -> None:
 
 @main.command()
 @click.option("--hold", type=float, default=25.0, show_default=True, help="seconds for which polls are held")
-@_with_settings
+@with_settings
 def sandbox(config: Path | None, flags: dict[str, str], hold: float) -> None:
     """Run the sandbox, a pretend WeChat with a phone page, in the foreground."""
     from wxsup.sandbox import app
@@ -127,7 +113,7 @@ def sandbox(config: Path | None, flags: dict[str, str], hold: float) -> None:
 @main.command()
 @click.argument("name")
 @click.argument("parameters", nargs=-1, metavar="[PARAMETER=VALUE]...")
-@_with_settings
+@with_settings
 def start(config: Path | None, flags: dict[str, str], name: str, parameters: tuple[str, ...]) -> None:
     """Start the client NAME, as start_client does, and print the reply."""
     pairs = [parameter.partition("=")[::2] for parameter in parameters]
@@ -136,27 +122,16 @@ def start(config: Path | None, flags: dict[str, str], name: str, parameters: tup
 
 @main.command()
 @click.argument("name")
-@_with_settings
+@with_settings
 def stop(config: Path | None, flags: dict[str, str], name: str) -> None:
     """Stop the client NAME, as stop_client does, and print the reply; its session stays."""
     _print(_prepared(config, flags).stop(name))
 
 
-def _settings(config: Path | None, flags: dict[str, str]) -> Settings:
-    """Return the settings of the instance that runs on the same folder; flags win."""
-    from wxsup.instance import told_to
-
-    loaded = settings.load(flags, config=config)
-    if told := told_to(loaded.state_dir):
-        loaded = settings.load(flags, config=config, environment={**os.environ, **told})
-    daemon.set_up_logging(loaded.log_level)
-    return loaded
-
-
 def _controller(config: Path | None, flags: dict[str, str]) -> Controller:
     from wxsup.controller import open_controller
 
-    return open_controller(_settings(config, flags))
+    return open_controller(in_force(config, flags))
 
 
 def _prepared(config: Path | None, flags: dict[str, str]) -> Controller:
@@ -171,7 +146,7 @@ def _print(reply: dict[str, Any]) -> None:
 
 @main.command()
 @click.argument("name")
-@_with_settings
+@with_settings
 def render(config: Path | None, flags: dict[str, str], name: str) -> None:
     """Show the files that starting the client NAME would write, without writing any."""
     for path, text in _controller(config, flags).render(name).items():
@@ -180,13 +155,13 @@ def render(config: Path | None, flags: dict[str, str], name: str) -> None:
 
 @main.command()
 @click.option("--for-start", is_flag=True, help="fail only for what a controller cannot be started without")
-@_with_settings
+@with_settings
 def check(config: Path | None, flags: dict[str, str], for_start: bool) -> None:
     """Look whether the controller could do its work here: settings, folders, records, supervisor."""
     from wxsup import doctor
 
     findings = []
-    for finding in doctor.examine(_settings(config, flags)):
+    for finding in doctor.examine(in_force(config, flags)):
         findings.append(finding)
         click.echo(f"FAIL  {finding.what}: {finding.problem}" if finding.problem else f"ok    {finding.what}")
     if any(finding.problem and (finding.vital or not for_start) for finding in findings):
@@ -194,7 +169,7 @@ def check(config: Path | None, flags: dict[str, str], for_start: bool) -> None:
 
 
 @main.command()
-@_with_settings
+@with_settings
 def refresh(config: Path | None, flags: dict[str, str]) -> None:
     """Bring the records of all clients up to changed settings; each follows when it is started again."""
     _prepared(config, flags).refresh()
@@ -202,7 +177,7 @@ def refresh(config: Path | None, flags: dict[str, str]) -> None:
 
 @main.command()
 @click.option("--patience", type=float, default=0.0, help="seconds for which to go on asking a supervisor that is away")
-@_with_settings
+@with_settings
 def resume(config: Path | None, flags: dict[str, str], patience: float) -> None:
     """Start every client that is to be up and is not, as after a boot."""
     stop = daemon.Stop()
@@ -275,7 +250,7 @@ def _below(root: Path, path: Path) -> Path:
 
 
 @main.command()
-@_with_settings
+@with_settings
 def sync(config: Path | None, flags: dict[str, str]) -> None:
     """Finish starts and stops that a crash cut short; the running controller does so by itself."""
     _prepared(config, flags).sync()

@@ -21,6 +21,9 @@
     |-- RequestBroken                 -1   400
     |-- Forbidden                     -6   403
     |-- Unauthorized                  -6   401
+    |   `-- TokenRefused              -6   401
+    |-- TooManyFailures               -6   429
+    |-- TokensUnreadable              -6   503
     |-- CallFailed                           200   what a client answers, ilink-protocol.md 13.4
     |   |-- ObjectNotFound           100
     |   |-- Expired                   -5
@@ -35,11 +38,12 @@
     |   |-- RemoteRefusal             -1
     |   |-- NotSent                   -1
     |   `-- DeliveryUnknown          -28
+    |-- ControllerUnreachable          -     -
     |-- SettingInvalid                 -     -
     `-- Refusal                        -     -
 
-``status`` is the fixed text that callers compare with, ``reason`` the sentence for people. SettingInvalid and Refusal
-never reach HTTP: they end a command.
+``status`` is the fixed text that callers compare with, ``reason`` the sentence for people. The last three never reach
+HTTP: they are of a program that calls, or end a command.
 """
 
 from __future__ import annotations
@@ -185,6 +189,22 @@ class Unauthorized(WxsupError):
     code, http_status, status = -6, 401, "auth failure"
 
 
+class TokenRefused(Unauthorized):
+    """The call carries no token, or one that is not good here."""
+
+
+class TooManyFailures(WxsupError):
+    """Too many calls without a good token have come from this address."""
+
+    code, http_status, status = -6, 429, "auth failure"
+
+
+class TokensUnreadable(WxsupError):
+    """The tokens cannot be read, so nobody is let in."""
+
+    code, http_status, status = -6, 503, "auth failure"
+
+
 class CallFailed(WxsupError):
     """A call to one account did not do what it should."""
 
@@ -271,6 +291,10 @@ class DeliveryUnknown(CallFailed):
     """The connection broke while sending: the message may have arrived."""
 
     code, status = -28, "transport error, delivery unknown"
+
+
+class ControllerUnreachable(WxsupError):
+    """The controller cannot be reached, or what answers is none; whether a call was carried out is not known."""
 
 
 class SettingInvalid(WxsupError):

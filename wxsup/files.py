@@ -85,6 +85,12 @@ def read_plain(path: Path, *, limit: int = 1 << 20, handed_over: bool = False) -
         os.close(descriptor)
 
 
+def mark(path: Path) -> tuple[int, ...]:
+    """Return what tells the file at `path` from the same one before or after a change of it; raise OSError."""
+    found = os.stat(path)
+    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
+
+
 def remove(path: Path) -> None:
     """Delete `path` for good; it may be gone already."""
     path.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import requests
 
-from wxsup import daemon, files, render
+from wxsup import access, daemon, files, render
 from wxsup.controller import open_controller
 from wxsup.deployment import MINFDS
 from wxsup.errors import Refusal, SupervisorUnreachable
@@ -26,6 +26,7 @@ from wxsup.values import Address
 
 READY_TIMEOUT = 30.0
 READY_POLL = 0.05
+GUARDED = (401, 429)  # answers of a controller that wants a token, which we have none of
 LEFTOVER_TIMEOUT = 10.0
 RUNNING = "up.json"  # the settings that the running instance was given, for commands beside it
 LOCK, LOCK_TIMEOUT = "up.lock", 0.5  # a command that looks whether it is held must not keep an instance from starting
@@ -42,9 +43,12 @@ class Instance:
         self.config = settings.state_dir / "supervisord.conf"
 
     def run(self, environment: Mapping[str, str], *, ready: Callable[[Instance], None]) -> None:
-        """Run until SIGINT or SIGTERM; call `ready` once everything answers. Raises Refusal when it cannot."""
+        """Run until SIGINT or SIGTERM; call `ready` once everything answers. Raises a WxsupError when it cannot."""
         controller = open_controller(self._settings)
         controller.prepare()
+        tokens = access.open_tokens(self._settings)
+        tokens.read()  # raises what would else keep everybody out
+        access.refuse_exposure(self._settings.listen, tokens)
         with self._alone():
             # Where an earlier supervisord was killed, its programs are just ending.
             patience = LEFTOVER_TIMEOUT if self._check_socket() else 0.0
@@ -203,6 +207,7 @@ def _answers(url: str) -> bool:
     try:
         with requests.Session() as session:
             session.trust_env = False
-            return session.get(url, timeout=5).ok
+            found = session.get(url, timeout=5)
+            return found.ok or found.status_code in GUARDED
     except requests.RequestException:
         return False

@@ -190,7 +190,7 @@ def _send_body(connection: http.client.HTTPConnection, environ: Mapping[str, Any
     body = environ["wsgi.input"]
     sent = 0
     try:
-        while chunk := _read(body):
+        while chunk := read(body, CHUNK):
             sent += len(chunk)
             with mapped():
                 connection.send(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
@@ -204,9 +204,10 @@ def _send_body(connection: http.client.HTTPConnection, environ: Mapping[str, Any
     return None
 
 
-def _read(body: Any) -> bytes:
+def read(body: Any, size: int) -> bytes:
+    """Return at most `size` bytes of a request's body; raise RequestBroken when it is not framed as HTTP has it."""
     try:
-        found: bytes = body.read(CHUNK)
+        found: bytes = body.read(size)
     except Exception as ex:  # each WSGI server has errors of its own for bad chunks and callers that went away
         raise RequestBroken(f"the body cannot be read: {type(ex).__name__}") from ex
     return found

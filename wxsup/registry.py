@@ -7,7 +7,6 @@ the whole of a start, stop or sync of that client; the controller takes it. Lock
 from __future__ import annotations
 
 import errno
-import os
 import re
 import secrets
 import socket
@@ -174,8 +173,7 @@ class Registry:
     def _read(self, path: Path, load: Callable[[str], Kept]) -> Kept | None:
         """Return what `load` makes of a file, None if there is none; the same file is not read twice."""
         try:
-            found = os.stat(path)
-            mark = (found.st_ino, found.st_mtime_ns, found.st_size)
+            mark = files.mark(path)
             known = self._known.get(path)
             if known is None or known[0] != mark:
                 known = self._known[path] = (mark, load(files.read_plain(path).decode()))

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,8 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
-from wxsup import daemon, files
-from wxsup.errors import SettingInvalid
+from wxsup import access, daemon, files
+from wxsup.errors import SettingInvalid, TokensUnreadable
 from wxsup.settings import Settings
 from wxsup.values import Address
 from wxsup.worker import REQUEST_LINE_LIMIT, STOP_SIGNALS
@@ -34,28 +34,27 @@ logger = logging.getLogger(__name__)
 def serve(load: Callable[[], Settings]) -> None:
     """Run the controller in the foreground until SIGTERM, with the settings that `load` returns; again on SIGHUP.
 
-    It listens on the sockets that systemd hands over, if it does (sd_listen_fds(3)). Raises SettingInvalid.
+    It listens on the sockets that systemd hands over, if it does (sd_listen_fds(3)). Raises SettingInvalid, also where
+    others than this machine could call it without a token.
     """
     settings = load()
     first = systemd.SD_LISTEN_FDS_START
     inherited = [_address(descriptor) for descriptor in range(first, first + systemd.listen_fds(False))]
+    with suppress(TokensUnreadable):  # then nobody is let in, and the log says why
+        access.refuse_exposure(_networked(inherited or settings.listen), access.open_tokens(settings))
     daemon.set_up_logging(settings.log_level, settings.log_path)
     _Server(settings, load, inherited).run()
 
 
-def _address(descriptor: int) -> str:
-    """Return the address of a socket of systemd's; refuse one that others can reach, as the setting listen does."""
+def _address(descriptor: int) -> Address | str:
+    """Return the address of a socket of systemd's."""
     with socket.socket(fileno=os.dup(descriptor)) as inherited:
         name = inherited.getsockname()
-        if inherited.family == socket.AF_UNIX:
-            return f"unix:{name}"
-    address = Address(*name[:2])
-    if not address.loopback:
-        raise SettingInvalid(
-            f"wxcontroller.socket: it listens on {address}: there is no access control yet, so only this machine may "
-            "reach the API; listen on 127.0.0.1, behind a proxy that asks for a login"
-        )
-    return str(address)
+        return f"unix:{name}" if inherited.family == socket.AF_UNIX else Address(*name[:2])
+
+
+def _networked(addresses: Iterable[Address | str]) -> list[Address]:
+    return [address for address in addresses if isinstance(address, Address)]
 
 
 class _Logger(Logger):  # type: ignore[misc]
@@ -75,17 +74,18 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
 
 
 class _Server(BaseApplication):  # type: ignore[misc]
-    def __init__(self, settings: Settings, load: Callable[[], Settings], inherited: list[str]) -> None:
+    def __init__(self, settings: Settings, load: Callable[[], Settings], inherited: list[Address | str]) -> None:
         self._settings = settings
         self._load = load
         self._inherited = inherited
         self._proxy: Proxy | None = None
+        self._guarded = False  # whether there have been tokens; known here, since a worker may be a new one
         super().__init__()
 
     def load_config(self) -> None:
         settings = self._settings
         for name, value in {
-            "bind": self._addresses(),
+            "bind": [str(address) for address in self._addresses()],
             "workers": settings.workers,
             "worker_class": "wxsup.worker.Worker",
             "worker_connections": 10000,
@@ -96,7 +96,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "control_socket_disable": True,
             # A worker's heartbeat file wants a file system in memory (docs.gunicorn.org, "blocked on fsync").
             "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,
-            "pre_fork": _pre_fork,
+            "pre_fork": self._pre_fork,
             "post_fork": _post_fork,
             "post_worker_init": self._post_worker_init,
             "when_ready": self._when_ready,
@@ -115,9 +115,10 @@ class _Server(BaseApplication):  # type: ignore[misc]
         try:
             settings = self._load()
             open_controller(settings).prepare()
+            access.refuse_exposure(_networked(self._inherited or settings.listen), access.open_tokens(settings))
             daemon.set_up_logging(settings.log_level, settings.log_path)
             self._settings = settings
-        except (SettingInvalid, OSError) as ex:
+        except (SettingInvalid, TokensUnreadable, OSError) as ex:
             logger.error("settings not reloaded", extra={"action": "reload", "reason": str(ex)})
         super().reload()
 
@@ -130,7 +131,9 @@ class _Server(BaseApplication):  # type: ignore[misc]
         self._controller = open_controller(self._settings)
         self._controller.prepare()
         self._proxy = Proxy()
-        return create_app(self._controller, self._proxy, trusted_hosts=self._settings.trusted_hosts)
+        closed = self._guarded or not all(address.loopback for address in _networked(self._addresses()))
+        gate = access.Gate(access.open_tokens(self._settings), closed=closed, hosts=self._settings.trusted_hosts)
+        return create_app(self._controller, self._proxy, gate)
 
     def stopping(self) -> None:
         """Let those go who wait for something that may be long in coming; called by a worker that is to stop."""
@@ -152,18 +155,19 @@ class _Server(BaseApplication):  # type: ignore[misc]
             files.replace(self._settings.pid_path, str(os.getpid()), durable=False)
         except OSError as ex:
             logger.error("pid file not written", extra={"action": "listen", "reason": str(ex)})
-        logger.info("controller listens", extra={"action": "listen", "addresses": ",".join(self._addresses())})
+        addresses = ",".join(map(str, self._addresses()))
+        logger.info("controller listens", extra={"action": "listen", "addresses": addresses})
 
-    def _addresses(self) -> list[str]:
-        return self._inherited or [str(address) for address in self._settings.listen]
+    def _addresses(self) -> Sequence[Address | str]:
+        return self._inherited or self._settings.listen
+
+    def _pre_fork(self, arbiter: Any, worker: Any) -> None:
+        daemon.set_title(TITLE)
+        self._guarded = self._guarded or access.open_tokens(self._settings).exist()
 
     def _on_exit(self, arbiter: Any) -> None:
         with suppress(OSError):
             self._settings.pid_path.unlink(missing_ok=True)
-
-
-def _pre_fork(arbiter: Any, worker: Any) -> None:
-    daemon.set_title(TITLE)
 
 
 def _post_fork(arbiter: Any, worker: Any) -> None:

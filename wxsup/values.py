@@ -20,6 +20,8 @@ from wxsup.names import has_control
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Parser = Callable[[str], Any]
 Table = TypeVar("Table", bound="DataclassInstance")
 
@@ -119,6 +121,19 @@ def seconds(low: float, high: float) -> Parser:
         return float(value)
 
     return take
+
+
+def duration(value: str) -> float:
+    """Take a time such as 90s, 15m, 12h, 30d or 4w, and return its seconds."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+    if not re.fullmatch(r"[1-9][0-9]{0,4}[smhdw]", value):
+        raise ValueError("it must be a time such as 12h, 30d or 4w")
+    return float(int(value[:-1]) * units[value[-1]])
+
+
+def network(value: str) -> Network:
+    """Take an IP address or a network such as 10.0.0.0/8."""
+    return ipaddress.ip_network(value)  # its errors say which bit is wrong
 
 
 def choice(*allowed: str) -> Parser:

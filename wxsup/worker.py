@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 import gevent
 from gunicorn.http import message
-from gunicorn.http.errors import NoMoreData
+from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
 # gunicorn refuses a request target with bytes beyond ASCII (RFC 9112 3.2). But `curl '…&content=你好'` sends them as
@@ -51,6 +51,13 @@ class Worker(GeventWorker):  # type: ignore[misc]
         super().handle_exit(sig, frame)
         self.app.stopping()
         gevent.get_hub().loop.run_callback(self._let_go)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer a request that cannot be read, without quoting it as gunicorn does: a token may stand in it."""
+        if isinstance(exc, ParseException):
+            kind = type(exc)
+            exc.__class__ = type(kind.__name__, (kind,), {"__str__": lambda unquoted: kind.__name__})
+        super().handle_error(None, client, addr, exc)
 
     def _patience(self, connection: Any) -> float:
         return 0.0 if connection in self.served else FIRST_REQUEST

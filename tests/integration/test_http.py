@@ -74,6 +74,11 @@ AMBIGUOUS = {
     "a blank before the colon": POST + HOST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n" + HIDDEN,
     "a chunk size that is none": POST + HOST + CHUNKED + b"zz\r\nabc\r\n0\r\n\r\n",
     "a negative chunk size": POST + HOST + CHUNKED + b"-1\r\nabc\r\n0\r\n\r\n",
+    "a chunk size in a form that is none": b"POST /openwx/start_client HTTP/1.1\r\n"
+    + HOST
+    + b"Content-Type: application/x-www-form-urlencoded\r\n"
+    + CHUNKED
+    + b"zz\r\nabc\r\n0\r\n\r\n",
     "a chunk longer than it says": POST + HOST + CHUNKED + b"1\r\nabc\r\n0\r\n\r\n" + HIDDEN,
     "a negative length": POST + HOST + b"Content-Length: -1\r\n\r\n" + HIDDEN,
     "a length that is no number": POST + HOST + b"Content-Length: 1e1\r\n\r\n0123456789",

@@ -674,7 +674,7 @@ def test_a_client_that_is_restarted_after_a_reload_follows_the_new_settings(wx: 
         assert wx.until("a", "scaning")["log_level"] == "debug"
 
 
-def test_a_socket_that_others_could_reach_is_refused(wx: Installed) -> None:
+def test_a_socket_that_others_could_reach_is_refused_without_a_token(wx: Installed) -> None:
     folder = wx.machine.path("/run/systemd/system/wxcontroller.socket.d")
     folder.mkdir()
     (folder / "open.conf").write_text("[Socket]\nListenStream=\nListenStream=0.0.0.0:2000\n")
@@ -683,7 +683,7 @@ def test_a_socket_that_others_could_reach_is_refused(wx: Installed) -> None:
         wx.machine.systemctl("stop", "wxcontroller.socket", "wxcontroller.service")
         done = wx.machine.run("systemctl", "start", "wxcontroller.service", check=False)
         assert done.returncode != 0
-        assert "only this machine may reach the API" in wx.machine.run("journalctl", "-u", "wxcontroller").stdout
+        assert "make a token first: wxsup token add" in wx.machine.run("journalctl", "-u", "wxcontroller").stdout
     finally:
         (folder / "open.conf").unlink()
         folder.rmdir()

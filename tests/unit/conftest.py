@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 
 from tests.ports import free_port
 from wxsup import names, values
+from wxsup.access import Gate, open_tokens
 from wxsup.controller import Controller
 from wxsup.environment import path_of
 from wxsup.model import Client
@@ -47,6 +48,10 @@ class World:
     registry: Registry
     supervisor: Memory
     controller: Controller
+
+    def gate(self, *, closed: bool = False, hosts: Collection[str] = ()) -> Gate:
+        """Return a gate over the tokens that the settings name; there are none at first."""
+        return Gate(open_tokens(self.settings, {}), closed=closed, hosts=hosts)
 
     def record(self, name: str) -> Client:
         """Return the record of the client `name`, which must exist."""

@@ -14,7 +14,6 @@ from tests.ports import free_port
 from tests.unit.conftest import HOSTILE_NAMES, MakeWorld, World
 from tests.unit.upstream import Connection, Handler, Upstream, reply, replying
 from wxsup.api import FORM, FORM_LIMIT, MAX_FIELDS, create_app
-from wxsup.controller import Controller
 from wxsup.proxy import Proxy
 
 PNG = b"\x89PNG\r\n\x1a\n..."
@@ -30,12 +29,12 @@ def proxy() -> Iterator[Proxy]:
 
 @pytest.fixture
 def api(world: World, proxy: Proxy) -> TestClient:
-    return caller(world.controller, proxy)
+    return caller(world, proxy)
 
 
-def caller(controller: Controller, proxy: Proxy) -> TestClient:
+def caller(world: World, proxy: Proxy) -> TestClient:
     """Return a program on this machine."""
-    return TestClient(create_app(controller, proxy), headers={"Host": "localhost"})
+    return TestClient(create_app(world.controller, proxy, world.gate()), headers={"Host": "localhost"})
 
 
 def get(api: TestClient, call: str, query: str = "", method: str = "GET", **request: Any) -> Result:
@@ -120,7 +119,7 @@ def test_a_missing_or_unknown_client_is_code_1(
 
 
 def test_a_full_house_is_code_5(make_world: MakeWorld, proxy: Proxy) -> None:
-    api = caller(make_world(max_clients="1").controller, proxy)
+    api = caller(make_world(max_clients="1"), proxy)
     get(api, "start_client", "client=a")
     result = get(api, "start_client", "client=b")
     assert (result.status_code, result.json) == (200, {"code": 5, "status": "max clients exceed"})
@@ -315,10 +314,10 @@ def test_a_defect_of_ours_is_a_500_in_json_and_a_trace_in_the_log(
     make_world: MakeWorld, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = make_world()
-    get(caller(world.controller, proxy), "start_client", "client=a")
+    get(caller(world, proxy), "start_client", "client=a")
     world.registry._locks.rename(world.registry.folder / "away")
     with caplog.at_level(logging.ERROR):
-        result = get(caller(world.controller, proxy), "stop_client", "client=a")
+        result = get(caller(world, proxy), "stop_client", "client=a")
     assert (result.status_code, result.json) == (500, {"code": -1, "status": "internal error"})
     assert any(record.exc_info for record in caplog.records)
 
@@ -417,7 +416,7 @@ def test_a_slow_client_is_a_504_with_code_9(world: World) -> None:
         connection.request()
         connection.channel.recv(1)
 
-    api = caller(world.controller, Proxy(answer_timeout=0.1))
+    api = caller(world, Proxy(answer_timeout=0.1))
     get(api, "start_client", "client=a")
     with handled(world, "a", silent):
         result = get(api, "x", "client=a")
@@ -434,7 +433,7 @@ def test_a_client_that_closes_early_is_never_an_empty_200(api: TestClient, world
 def test_a_client_of_any_state_is_addressed(make_world: MakeWorld, proxy: Proxy) -> None:
     """The client itself answers in every state; the controller looks at the process only."""
     world = make_world(backend_start_port=str(free_port()))
-    api = caller(world.controller, proxy)
+    api = caller(world, proxy)
     get(api, "start_client", "client=a")
     world.tell("a", state="scaning")
     with served(world, "a", reply(b'{"code":-25}')):

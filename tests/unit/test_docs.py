@@ -91,13 +91,25 @@ def test_every_error_is_documented_with_code_and_http_status(error: type[WxsupEr
     assert re.search(rf"^\| {error.code} \| " + ("" if client else rf"{error.http_status} \| "), page, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", sorted(main.commands))
+def commands(group: click.Group = main, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Yield every command with its whole name."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{before}{name} ")
+        else:
+            yield before + name, command
+
+
+COMMANDS = dict(commands())
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_is_documented_with_its_own_options(command: str) -> None:
     page = (REFERENCE / "cli.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| `wxsup {command}[^|]*\|", page, re.MULTILINE)
     own = [
         param.opts[0]
-        for param in main.commands[command].params
+        for param in COMMANDS[command].params
         if isinstance(param, click.Option)
         and param.name not in {item.name for item in fields(Settings)} | {"config", "help"}
     ]
@@ -122,6 +134,16 @@ def test_every_way_to_misbehave_is_documented_and_none_is_invented() -> None:
         assert f"`{call}`" in table
     for example in re.findall(r"^    (\{.*)$", table, re.MULTILINE):
         assert set(json.loads(example)) <= {"call", *backstage.FIELDS}
+
+
+def test_security_md_names_tests_that_there_are_for_every_hole() -> None:
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    for file, test in named:
+        assert f"\ndef {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{test}"
+    holes = page.partition("## The holes of the original")[2]
+    rows = re.findall(r"^\| (\d+) \|.*::", holes, re.MULTILINE)
+    assert rows == [str(number) for number in range(1, 15)]
 
 
 def test_links_lead_somewhere() -> None:

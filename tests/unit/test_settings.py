@@ -118,18 +118,6 @@ def test_a_bad_setting_is_refused_with_its_source(
     assert str(refused.value).startswith(message)
 
 
-@pytest.mark.parametrize("listen", ["0.0.0.0:2000", "[::]:2000", "127.0.0.1:2000,10.0.0.7:2000", "example.org:80"])
-@pytest.mark.parametrize("source", ["file", "environment", "flag"])
-def test_nobody_but_this_machine_may_reach_the_api(listen: str, source: str) -> None:
-    given = {
-        "file": {"toml": f"listen = '{listen}'"},
-        "environment": {"environment": {"WXSUP_LISTEN": listen}},
-        "flag": {"flags": {"listen": listen}},
-    }[source]
-    with pytest.raises(SettingInvalid, match="there is no access control yet"):
-        load(**given)  # type: ignore[arg-type]
-
-
 def test_the_file_is_the_one_that_is_named(tmp_path: Path) -> None:
     named, variable = tmp_path / "named.toml", tmp_path / "variable.toml"
     named.write_text("workers = 3")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,14 @@ ONE_OF_TWO = values.choice("yes", "no")
         (values.pattern, "", ""),
         (values.pattern, "https://a/.*", "https://a/.*"),
         (values.version, "2.4.9", "2.4.9"),
+        (values.duration, "90s", 90.0),
+        (values.duration, "15m", 900.0),
+        (values.duration, "12h", 43200.0),
+        (values.duration, "30d", 2592000.0),
+        (values.duration, "99999w", 99999 * 604800.0),
+        (values.network, "10.0.0.0/8", ip_network("10.0.0.0/8")),
+        (values.network, "127.0.0.1", ip_network("127.0.0.1/32")),
+        (values.network, "2001:db8::/32", ip_network("2001:db8::/32")),
     ],
 )
 def test_a_good_text_becomes_a_value(parse: values.Parser, value: str, expected: object) -> None:
@@ -102,6 +111,12 @@ def test_a_good_text_becomes_a_value(parse: values.Parser, value: str, expected:
         (values.address, "a:", "HOST:PORT"),
         (values.address, "a:65536", "HOST:PORT"),
         (values.address, "a:-1", "HOST:PORT"),
+        *(
+            (values.duration, value, "such as 12h")
+            for value in ("", "0d", "30", "d", "1.5h", "-1d", "30d ", "100000w", "٣d")
+        ),
+        (values.network, "10.0.0.7/8", "host bits"),
+        (values.network, "everywhere", "does not appear to be"),
         (values.many(ONE_TO_NINE), "1,x", "from 1 to 9"),
         (values.many(ONE_TO_NINE, least=1), " , ", "1 entry or more"),
         (values.path, "", "empty"),
