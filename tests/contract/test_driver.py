@@ -21,6 +21,7 @@ from tests.account import Line, People, Receiver, named, options, qr_text, texts
 from tests.deadline import eventually
 from tests.unit.upstream import Request, reply
 from wxsup.client import sendqueue
+from wxsup.client.answering import Answers
 from wxsup.client.drivers import Driver, ilink
 from wxsup.client.drivers.ilink import gate, login, wire
 from wxsup.client.events import Events
@@ -66,7 +67,7 @@ class Client:
         self.fetcher = Fetcher(self.store, self.events, self.folder, self.driver.fetch)
         self.events.held_back = self.fetcher.wake
         self.driver.heard = self.queue.wake
-        self.events.poster.replied = self.queue.reply
+        self.events.poster.replied = Answers(self.driver, self.queue, self.events).take
         self._receiver = receiver
         self._before = len(receiver.got)
         self.events.start()

@@ -267,6 +267,29 @@ def test_a_limit_is_passed_on_and_nothing_was_sent(bench: Bench, errmsg: str) ->
     assert bench.people.read("alice") == ["hello"]
 
 
+def test_a_server_that_is_throttling_says_for_how_long_and_nothing_was_sent(bench: Bench) -> None:
+    client = bench.talking()
+    bench.people.do("misbehave", call="sendmessage", status=429, headers={"Retry-After": "7"})
+    refusal = client.refused("hello")
+    assert (refusal.code, refusal.fields["retry_after"], refusal.fields["retryable"]) == (-26, 7, True)
+    assert client.friend()["sends_left"] == 10
+    assert client.send("hello")["sends_left"] == 9
+
+
+def test_a_poll_is_not_repeated_before_a_throttling_server_wants_it(bench: Bench) -> None:
+    client = bench.talking()
+    bench.people.do("misbehave", call="getupdates", status=429, headers={"Retry-After": "1"})
+    bench.people.say("alice", "one")
+    polls = eventually(
+        lambda: bench.people.sent_by_clients("getupdates"),
+        holds=lambda polls: any(poll["fault"] for poll in polls[:-1]),
+    )
+    (refused,) = [number for number, poll in enumerate(polls) if poll["fault"]]
+    assert polls[refused + 1]["time"] - polls[refused]["time"] >= 0.8
+    eventually(lambda: client.heard() == ["hello", "one"])
+    assert client.state.detail("last_error")["errmsg"] == "HTTP 429"
+
+
 @pytest.mark.parametrize("change", [{"message_id": None}, {"ret": 0, "message_id": None}, {"message_id": ""}])
 def test_a_send_without_a_message_id_is_accepted(bench: Bench, change: dict[str, object]) -> None:
     client = bench.talking()

@@ -15,6 +15,7 @@ import pytest
 from tests.account import ANNE, OWNER, FragileStore, Remembering, options, texts
 from tests.deadline import eventually
 from wxsup.client import sendqueue as module
+from wxsup.client.answering import Answers
 from wxsup.client.events import Events
 from wxsup.client.media import media_folder
 from wxsup.client.sendqueue import SendQueue
@@ -39,6 +40,10 @@ class Client:
         self.folder, self.store, self.given = folder, store, given
         self.driver = Remembering()
         self.queue = self._queue()
+
+    @property
+    def answers(self) -> Answers:
+        return Answers(self.driver, self.queue, self.events)
 
     def _queue(self) -> SendQueue:
         chosen = options(self.folder, **self.given)
@@ -702,7 +707,7 @@ def received(content: str = "hello") -> dict[str, Any]:
 
 def answered(client: Client, text: str, media: str = "") -> None:
     with client.store.transaction():
-        committed = client.queue.reply(received(), text, media)
+        committed = client.answers.take(received(), text, media)
     committed()
 
 
@@ -719,7 +724,7 @@ def test_an_answer_is_sent_to_the_sender_and_reported_like_any_other(client: Cli
 def test_an_answer_survives_a_death_before_it_was_sent(make_client: MakeClient) -> None:
     client = make_client()
     with client.store.transaction():
-        client.queue.reply(received(), "answer", "")
+        client.answers.take(received(), "answer", "")
     client.after_death()
     eventually(client.idle)
     assert client.driver.sent_to(ANNE) == ["answer"]
@@ -727,7 +732,7 @@ def test_an_answer_survives_a_death_before_it_was_sent(make_client: MakeClient) 
 
 def test_an_answer_of_a_transaction_that_failed_is_not_sent(client: Client) -> None:
     with pytest.raises(RuntimeError), client.store.transaction():
-        client.queue.reply(received(), "answer", "http://h/x.png")
+        client.answers.take(received(), "answer", "http://h/x.png")
         raise RuntimeError
     client.restart()
     client.send("something else")
@@ -746,9 +751,9 @@ def test_media_that_an_answer_names_are_fetched_and_sent_after_the_text(client: 
 
 @pytest.mark.parametrize("url", ["/etc/passwd", "file:///etc/passwd", "y.png"])
 def test_media_that_are_no_url_are_reported_as_not_sent(client: Client, url: str) -> None:
-    answered(client, "", url)
-    eventually(lambda: client.reports() == [(url, -24)])
-    assert client.driver.sent == []
+    answered(client, "look", url)
+    eventually(lambda: client.reports() == [(url, -24), ("look", "")])
+    assert client.driver.sent_to(ANNE) == ["look"]
 
 
 def test_media_that_cannot_be_fetched_are_reported_as_not_sent(client: Client) -> None:

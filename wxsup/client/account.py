@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wxsup import __version__, daemon, files, names, record
+from wxsup.client.answering import Answers
 from wxsup.client.calls import table
 from wxsup.client.calls.uploads import Uploads
 from wxsup.client.download import Download
@@ -134,7 +135,7 @@ class _Account:
         fetcher = Fetcher(store, events, folder, driver.fetch)
         uploads = Uploads(folder, Download(chosen.media_url_allow, chosen.media_private_hosts))
         queue.fetch = uploads.from_url
-        events.poster.replied = queue.reply
+        events.poster.replied = Answers(driver, queue, events).take
         events.held_back = fetcher.wake
         driver.heard = queue.wake
         self._state.changed = lambda old, new: self._tell(events, queue, old, new)

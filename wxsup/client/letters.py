@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,6 +81,11 @@ class Letter:
         """Return the letter that body() was made of."""
         parts = [_restored(part) for part in body["parts"]]
         return cls(**{**body, "parts": parts}, **progress)
+
+
+def new_id() -> str:
+    """Return an id that no other message has (ilink-protocol.md 8.1)."""
+    return f"wx-{int(time.time() * 1000)}-{os.urandom(4).hex()}"
 
 
 def _kept(part: Part) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import random
 import sqlite3
 import threading
@@ -20,7 +19,7 @@ from typing import Any
 from wxsup.client import reports
 from wxsup.client.drivers import Driver
 from wxsup.client.events import Events
-from wxsup.client.letters import Letter, Part
+from wxsup.client.letters import Letter, Part, new_id
 from wxsup.client.media import Media
 from wxsup.client.pulse import Pulse
 from wxsup.client.state import Login, LoginState
@@ -77,10 +76,10 @@ class SendQueue:
 
     def send(self, receiver: dict[str, Any], parts: Sequence[Part]) -> dict[str, Any]:
         """Send something and return the fields of the reply; raise CallFailed unless all of it was sent."""
-        letter = self._letter(self._driver.user(), receiver, parts)
+        letter = self.enclose(self._driver.user(), receiver, parts)
         letter.waited, letter.deadline = True, time.monotonic() + PATIENCE
         self._check_way(letter)
-        self._put(letter)
+        self.put(letter)
         try:
             return letter.answer.result(PATIENCE)
         except NotInTime:
@@ -93,41 +92,14 @@ class SendQueue:
 
         Raises CallFailed when it could not be sent as things are, or cannot be kept.
         """
-        letter = self._letter(self._driver.user(), receiver, parts)
+        letter = self.enclose(self._driver.user(), receiver, parts)
         self._driver.admit(letter.to, len(letter.parts))
         try:
-            letter.number = self._keep(letter)
+            self.keep(letter)
         except sqlite3.Error as ex:
             raise CallFailed(f"it cannot be kept: {ex}", retryable=True) from ex
-        self._put(letter)
+        self.put(letter)
         return letter.client_id
-
-    def reply(self, report: dict[str, Any], text: str, media: str) -> Callable[[], None]:
-        """Promise what answers a received message; return what to call once the transaction is committed.
-
-        What cannot be sent is reported as such.
-        """
-        us, friend = reports.party(report, "receiver"), reports.party(report, "sender")
-        letter: Letter | None = None
-        try:
-            letter = self._letter(us, friend, self._answer(text, media))
-        except CallFailed as ex:
-            self._tell(us, friend, text or media, ex)
-        if letter:
-            letter.number = self._keep(letter)
-
-        def committed() -> None:
-            if letter:
-                self._put(letter)
-            self._events.announce()
-
-        return committed
-
-    def _answer(self, text: str, media: str) -> list[Part]:
-        if media and not media.startswith(("http://", "https://")):  # openwx-api.md 6.6
-            raise ContentRejected("media must be an http or https URL")
-        texts = self._driver.parts(text) if text else []
-        return [*(Part(text) for text in texts), *([Part(url=media)] if media else [])]
 
     def wake(self, friend_id: str = "") -> None:
         """Try at once what waits to be tried again; what WeChat limits, only to `friend_id`, who has just written."""
@@ -137,15 +109,18 @@ class SendQueue:
                     letter.due = 0.0
             self._changed.notify_all()
 
-    def _letter(self, sender: dict[str, Any], receiver: dict[str, Any], parts: Sequence[Part]) -> Letter:
+    def enclose(self, sender: dict[str, Any], receiver: dict[str, Any], parts: Sequence[Part]) -> Letter:
+        """Return a letter that is nowhere yet; raise RateLimited when too many wait."""
         if len(self._letters) >= MOST_LETTERS:
             raise RateLimited(f"{MOST_LETTERS} messages wait already", retryable=True, retry_after=60)
-        return Letter(_new_id(), sender, receiver, list(parts))
+        return Letter(new_id(), sender, receiver, list(parts))
 
-    def _keep(self, letter: Letter) -> int:
-        return self._store.letterbox.add(letter.body())
+    def keep(self, letter: Letter) -> None:
+        """Keep a letter in the store; raises sqlite3.Error."""
+        letter.number = self._store.letterbox.add(letter.body())
 
-    def _put(self, letter: Letter) -> None:
+    def put(self, letter: Letter) -> None:
+        """Let a letter wait for its turn; one that is kept only once that is committed."""
         with self._changed:
             if self._stopping and letter.waited:
                 raise _stopped()
@@ -224,7 +199,7 @@ class SendQueue:
         with self._store.transaction():
             self._driver.claim(letter.to, left)
             # Also one that is waited for: its fate is to be reported whatever becomes of us.
-            number = letter.number or self._keep(letter)
+            number = letter.number or self._store.letterbox.add(letter.body())
             self._store.letterbox.mark(number, sent=letter.sent, under_way=True, refused=letter.refused)
         letter.number = number
         file = letter.next.media
@@ -339,17 +314,9 @@ class SendQueue:
         with self._changed:
             self._letters = [other for other in self._letters if other is not letter]
 
-    def _tell(self, sender: dict[str, Any], receiver: dict[str, Any], content: str, ex: CallFailed) -> None:
-        id_ = _new_id()
-        self._events.message(reports.sent(id_, id_, [Part(content)], sender, receiver, ex), str(receiver["id"]))
-
 
 def _nothing_fetched(url: str) -> Media:
     raise ContentRejected("nothing is fetched here")
-
-
-def _new_id() -> str:
-    return f"wx-{int(time.time() * 1000)}-{os.urandom(4).hex()}"
 
 
 def _stopped() -> CallFailed:

@@ -22,7 +22,7 @@ from wxsup.client.drivers.ilink.login import QrLogin
 from wxsup.client.drivers.ilink.sending import Sender
 from wxsup.client.drivers.ilink.session import Session
 from wxsup.client.drivers.ilink.tickets import Tickets
-from wxsup.client.drivers.ilink.wire import ApiError, TokenDead, Wire
+from wxsup.client.drivers.ilink.wire import ApiError, Throttled, TokenDead, Wire
 from wxsup.client.events import Events
 from wxsup.client.http import TransportError, TransportTimeout
 from wxsup.client.letters import Part
@@ -279,6 +279,8 @@ class Ilink(Driver):
                     return
                 errors += 1
                 pause = min(max(RETRY_FIRST, 2 * pause), RETRY_MOST)
+                if isinstance(ex, Throttled):
+                    pause = max(pause, ex.retry_after)
                 logger.warning("poll failed", extra={"action": "poll", "reason": str(ex), "retry_in": pause})
                 self._state.note(poll_errors=errors, last_error={"errmsg": str(ex), "at": int(time.time())})
                 self.pulse.within(2 * pause)

@@ -13,13 +13,21 @@ from wxsup.client.drivers.ilink.cdn import Cdn, Uploaded
 from wxsup.client.drivers.ilink.gate import Gate
 from wxsup.client.drivers.ilink.quotes import text_of
 from wxsup.client.drivers.ilink.session import Session
-from wxsup.client.drivers.ilink.wire import ApiError, TokenDead, Wire
+from wxsup.client.drivers.ilink.wire import ApiError, Throttled, TokenDead, Wire
 from wxsup.client.http import NotConnected, TransportError
 from wxsup.client.letters import Part
 from wxsup.client.media import Media
 from wxsup.client.store import Store
 from wxsup.client.store.people import Friend
-from wxsup.errors import ContentRejected, DeliveryUnknown, MediaUploadFailed, NotLoggedIn, NotSent, ObjectNotFound
+from wxsup.errors import (
+    ContentRejected,
+    DeliveryUnknown,
+    MediaUploadFailed,
+    NotLoggedIn,
+    NotSent,
+    ObjectNotFound,
+    RateLimited,
+)
 from wxsup.options import Options
 
 REUSE = 3600.0  # seconds for which a file at the CDN serves again
@@ -89,6 +97,9 @@ class Sender:
             reply = self._wire.send_message(current.base_url, current.token, message)
         except NotConnected as ex:
             raise NotSent(str(ex), client_id=client_id, ret=None, errmsg=None, retryable=True) from ex
+        except Throttled as ex:
+            wait = int(ex.retry_after)
+            raise RateLimited(client_id=client_id, ret=None, errmsg=str(ex), retryable=True, retry_after=wait) from ex
         except TransportError as ex:
             raise DeliveryUnknown(str(ex), client_id=client_id, ret=None, errmsg=None, retryable=False) from ex
         except ApiError as ex:

@@ -10,10 +10,11 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from wxsup import __version__
-from wxsup.client.http import Http, TransportError
+from wxsup.client.http import Answer, Http, TransportError
 from wxsup.options import Options
 
 TOKEN_DEAD = -14
+TOO_MANY, RETRY, RETRY_MOST = 429, 10.0, 3600.0
 QR_TIMEOUT = 15.0
 CALL_TIMEOUT = 10.0
 SEND_TIMEOUT = 15.0
@@ -31,6 +32,14 @@ class ApiError(Exception):
 
 class TokenDead(ApiError):
     """The token is not, or no longer, valid."""
+
+
+class Throttled(TransportError):
+    """The server takes nothing from us for so many seconds (RFC 6585 4); it has not done what we asked."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("HTTP 429")
+        self.retry_after = retry_after
 
 
 class Wire:
@@ -85,7 +94,7 @@ class Wire:
         if digits:
             url += f"&verify_code={quote(digits, safe='')}"
         answer = self._poller.request("GET", url, headers=self._identity(), timeout=timeout)
-        return _decoded(answer.status, answer.body)
+        return _decoded(answer)
 
     def notify_start(self, base: str, token: str) -> None:
         """Say that we begin to poll (4)."""
@@ -137,7 +146,7 @@ class Wire:
         answer = caller.request(
             "POST", f"{base}/ilink/bot/{call}", body=json.dumps(body).encode(), headers=headers, timeout=timeout
         )
-        reply = _decoded(answer.status, answer.body)
+        reply = _decoded(answer)
         for field in ("ret", "errcode"):
             value = reply.get(field) or 0
             if value != 0:
@@ -150,13 +159,16 @@ class Wire:
         return {"iLink-App-Id": "bot", "iLink-App-ClientVersion": str(major << 16 | minor << 8 | patch)}
 
 
-def _decoded(status: int, content: bytes) -> dict[str, Any]:
+def _decoded(answer: Answer) -> dict[str, Any]:
     """Return the JSON object of a good answer; all else is a failure of the transport, not of the API (2.3)."""
-    if not 200 <= status < 300:
-        raise TransportError(f"HTTP {status}")
+    if answer.status == TOO_MANY:
+        after = answer.headers.get("Retry-After", "")
+        raise Throttled(min(float(after), RETRY_MOST) if after.isascii() and after.isdigit() else RETRY)
+    if not 200 <= answer.status < 300:
+        raise TransportError(f"HTTP {answer.status}")
     try:
         # Half a surrogate pair, which a phone makes by cutting an emoji, is no text that could be kept or passed on.
-        reply = json.loads(json.dumps(json.loads(content), ensure_ascii=False).encode(errors="replace"))
+        reply = json.loads(json.dumps(json.loads(answer.body), ensure_ascii=False).encode(errors="replace"))
     except (ValueError, RecursionError) as ex:
         raise TransportError("the answer is not JSON") from ex
     if not isinstance(reply, dict):
