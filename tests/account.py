@@ -318,6 +318,7 @@ class Remembering(Driver):
         self.typing: list[tuple[str, bool]] = []
         self.relogins = 0
         self.sending: Callable[[str, str], object] = lambda friend_id, text: None
+        self.preparing: Callable[[Part, float], object] = lambda part, deadline: None
         self.most_at_once = 0
         self._at_once = 0
 
@@ -364,6 +365,9 @@ class Remembering(Driver):
 
     def send_typing(self, friend_id: str, typing: bool) -> None:
         self.typing.append((friend_id, typing))
+
+    def prepare(self, friend_id: str, part: Part, deadline: float) -> None:
+        self.preparing(part, deadline)
 
     def send_part(self, friend_id: str, part: Part, client_id: str) -> dict[str, Any]:
         text = part.media.name if part.media else part.text

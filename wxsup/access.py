@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from wxsup import credentials, tokens
+from wxsup.addresses import Address, IPAddress
 from wxsup.credentials import Credentials
 from wxsup.errors import (
     Forbidden,
@@ -30,7 +31,6 @@ from wxsup.errors import (
 from wxsup.failures import Failures
 from wxsup.settings import Settings
 from wxsup.tokens import Role, Token, Tokens
-from wxsup.values import Address, IPAddress
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from wxsup import values
+from wxsup import addresses, values
+from wxsup.addresses import Network
 from wxsup.errors import SettingInvalid
 from wxsup.flags import in_force, with_settings
 from wxsup.tokens import Role, Tokens, create
@@ -52,7 +53,7 @@ def _parsed(parse: values.Parser) -> Callable[[click.Context, click.Parameter, A
     "addresses",
     metavar="NETWORK",
     multiple=True,
-    callback=_parsed(values.network),
+    callback=_parsed(addresses.network),
     help="only from there, as 10.0.0.0/8",
 )
 @with_settings
@@ -63,7 +64,7 @@ def add(
     role: str,
     clients: tuple[str, ...],
     expires: float | None,
-    addresses: tuple[values.Network, ...],
+    addresses: tuple[Network, ...],
 ) -> None:
     """Make a token called NAME and print it; it cannot be shown again."""
     known = _tokens(config, flags)

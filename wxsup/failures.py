@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_network
 
-from wxsup.values import IPAddress
+from wxsup.addresses import IPAddress
 
 BURST = 20
 INTERVAL = 12.0  # seconds to earn one more

@@ -17,12 +17,12 @@ from pathlib import Path
 import requests
 
 from wxsup import access, daemon, files, render
+from wxsup.addresses import Address
 from wxsup.controller import open_controller
 from wxsup.deployment import MINFDS
 from wxsup.errors import Refusal, SupervisorUnreachable
 from wxsup.settings import ENVIRONMENT, Settings
 from wxsup.supervisors import supervisord
-from wxsup.values import Address
 
 READY_TIMEOUT = 30.0
 READY_POLL = 0.05

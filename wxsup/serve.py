@@ -16,9 +16,9 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
 from wxsup import access, daemon, files
+from wxsup.addresses import Address
 from wxsup.errors import SettingInvalid, TokensUnreadable
 from wxsup.settings import Settings
-from wxsup.values import Address
 from wxsup.worker import REQUEST_LINE_LIMIT, STOP_SIGNALS
 
 if TYPE_CHECKING:

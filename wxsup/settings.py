@@ -10,10 +10,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from wxsup import options, values
+from wxsup import addresses, options, values
+from wxsup.addresses import Address
 from wxsup.errors import SettingInvalid
 from wxsup.options import ForClients
-from wxsup.values import Address, declare
+from wxsup.values import declare
 
 ENVIRONMENT = "WXSUP_"
 CONFIG = "WXSUP_CONFIG"
@@ -25,7 +26,7 @@ class Settings(ForClients):
 
     listen: tuple[Address, ...] = declare(
         "127.0.0.1:2000",
-        values.many(values.address, least=1),
+        values.many(addresses.address, least=1),
         "addresses of the HTTP API, HOST:PORT, several with commas",
     )
     trusted_hosts: tuple[str, ...] = declare(
@@ -88,7 +89,7 @@ class Settings(ForClients):
     client_group: str = declare(
         "", values.text, "group that may read the records: that of the clients where they have a user of their own"
     )
-    sandbox_listen: Address = declare("127.0.0.1:2080", values.address, "address of the sandbox")
+    sandbox_listen: Address = declare("127.0.0.1:2080", addresses.address, "address of the sandbox")
 
 
 def load(

@@ -20,9 +20,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from wxsup import files, names, values
+from wxsup import addresses, files, names
+from wxsup.addresses import IPAddress, Network
 from wxsup.errors import Refusal, TokensUnreadable
-from wxsup.values import IPAddress, Network
 
 SCHEMA = 1
 FILE = "tokens.json"
@@ -204,7 +204,7 @@ def _token(entry: Any) -> Token:
         created=entry["created"],
         expires=entry["expires"],
         clients=tuple(entry["clients"]),
-        addresses=tuple(map(values.network, entry["addresses"])),
+        addresses=tuple(map(addresses.network, entry["addresses"])),
     )
 
 

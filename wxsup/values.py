@@ -6,11 +6,10 @@ Each parser takes the text and returns the value, or raises ValueError with the 
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -20,8 +19,6 @@ from wxsup.names import has_control
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Parser = Callable[[str], Any]
 Table = TypeVar("Table", bound="DataclassInstance")
 
@@ -30,31 +27,6 @@ LOG_LEVELS = ("debug", "info", "msg", "warn", "error", "fatal")
 _REFERENCE = re.compile(r"\{([a-z_]+)\}")
 # What a section or unit would read as more than a name: quotes, comment signs, separators (supervisord conf).
 _UNSAFE_IN_PATH = re.compile(r"""["';#,\\$`]""")
-
-
-@dataclass(frozen=True)
-class Address:
-    """A host and a TCP port to listen on."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def url(self) -> str:
-        """The http address under which a program on this machine reaches it."""
-        reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"http://{Address(reachable, self.port)}"
-
-    @property
-    def loopback(self) -> bool:
-        """Whether only this machine can reach it."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
 
 
 def declare(default: str, parse: Parser, help_: str, *, http: bool = False) -> Any:
@@ -131,11 +103,6 @@ def duration(value: str) -> float:
     return float(int(value[:-1]) * units[value[-1]])
 
 
-def network(value: str) -> Network:
-    """Take an IP address or a network such as 10.0.0.0/8."""
-    return ipaddress.ip_network(value)  # its errors say which bit is wrong
-
-
 def choice(*allowed: str) -> Parser:
     """Take one of a few words."""
 
@@ -158,15 +125,6 @@ def url(value: str) -> str:
         raise ValueError("it must not hold a user name or password")
     _ = parts.port  # raises ValueError by itself when it is not a number
     return value
-
-
-def address(value: str) -> Address:
-    """Take HOST:PORT, with brackets around an IPv6 host."""
-    host, colon, port = text(value).rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-        raise ValueError("it must be HOST:PORT")
-    return Address(host, int(port))
 
 
 def many(one: Parser, *, least: int = 0) -> Parser:

@@ -15,8 +15,9 @@ from tests.contract.test_driver import Bench, Client, bench, impatient
 from tests.deadline import eventually
 from wxsup.client import fetching
 from wxsup.client.drivers.ilink import cdn
+from wxsup.client.filetypes import FILE, IMAGE, VIDEO, VOICE, Kind
 from wxsup.client.letters import Part
-from wxsup.client.media import FILE, IMAGE, VIDEO, VOICE, Kind, Media
+from wxsup.client.media import Media
 from wxsup.client.state import Login
 from wxsup.errors import ContentRejected, MediaUploadFailed, RateLimited, RemoteRefusal
 

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from tests.unit.conftest import World
 from tests.unit.upstream import Upstream, reply, replying
-from wxsup import tokens, values
+from wxsup import addresses, tokens, values
 from wxsup.access import Gate, open_tokens, refuse_exposure
+from wxsup.addresses import Address
 from wxsup.api import FORM, create_app
 from wxsup.errors import SettingInvalid, TokensUnreadable
 from wxsup.failures import BURST
 from wxsup.proxy import Proxy
 from wxsup.tokens import Role
-from wxsup.values import Address
 
 HOST = "127.0.0.1:2000"
 OWN_CALLS = ("start_client", "stop_client", "check_client", "get_qrcode")
@@ -260,7 +260,7 @@ def test_an_expired_token_is_refused(api: TestClient, add: AddToken, monkeypatch
     ],
 )
 def test_a_token_is_good_from_its_addresses_only(api: TestClient, add: AddToken, address: str, good: bool) -> None:
-    token = add(addresses=[values.network("10.0.0.0/8"), values.network("2001:db8::/32")])
+    token = add(addresses=[addresses.network("10.0.0.0/8"), addresses.network("2001:db8::/32")])
     result = api.simulate_get(
         "/openwx/check_client",
         headers={"Authorization": f"Bearer {token}", "X-Forwarded-For": "10.1.2.3"},
@@ -299,7 +299,7 @@ def test_who_fails_too_often_is_told_when_to_come_back_and_the_right_token_is_le
 def test_a_refusal_is_logged_with_address_and_holder_and_no_token(
     api: TestClient, add: AddToken, caplog: pytest.LogCaptureFixture
 ) -> None:
-    token = add("cron", addresses=[values.network("10.0.0.0/8")])
+    token = add("cron", addresses=[addresses.network("10.0.0.0/8")])
     with caplog.at_level(logging.DEBUG):
         call(api, "check_client", token)
         call(api, "check_client", token=token)
@@ -352,17 +352,17 @@ def test_where_others_can_reach_us_nobody_is_let_in_without_a_file(world: World,
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:2000", "[::]:2000", "127.0.0.1:2000,10.0.0.7:2000", "example.org:80"])
 def test_without_a_token_nobody_but_this_machine_may_reach_the_api(world: World, add: AddToken, listen: str) -> None:
-    addresses, known = values.many(values.address)(listen), open_tokens(world.settings, {})
+    asked_for, known = values.many(addresses.address)(listen), open_tokens(world.settings, {})
     with pytest.raises(SettingInvalid, match="which others can reach.*wxsup token add NAME --role admin"):
-        refuse_exposure(addresses, known)
+        refuse_exposure(asked_for, known)
     refuse_exposure([Address("127.0.0.1", 1), Address("::1", 1), Address("localhost", 1)], known)
     add()
-    refuse_exposure(addresses, known)
+    refuse_exposure(asked_for, known)
     known.revoke("a")
-    refuse_exposure(addresses, known)
+    refuse_exposure(asked_for, known)
     world.settings.tokens_path.write_text("nonsense")
     with pytest.raises(TokensUnreadable):
-        refuse_exposure(addresses, known)
+        refuse_exposure(asked_for, known)
 
 
 def test_systemd_may_hand_tokens_over(world: World, tmp_path: Path) -> None:

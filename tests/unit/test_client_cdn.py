@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +107,9 @@ def test_a_key_that_is_none_is_said(media: dict[str, Any], hexadecimal: str | No
 # Uploads
 
 
-def upload(path: Path, server: Upstream, place: dict[str, Any], waits: list[float] | None = None) -> Any:
+def upload(
+    path: Path, server: Upstream, place: dict[str, Any], waits: list[float] | None = None, patience: float = 20.0
+) -> Any:
     chosen = options(path, ilink_base="http://127.0.0.1:1", ilink_cdn="http://{}:{}/c2c".format(*server.address))
     (path / "file").write_bytes(b"hello")
     told: list[dict[str, Any]] = []
@@ -115,7 +119,7 @@ def upload(path: Path, server: Upstream, place: dict[str, Any], waits: list[floa
         return place
 
     cdn = Cdn(Wire(chosen), chosen, ([] if waits is None else waits).append)
-    return cdn.upload(path / "file", ticket), told[0]
+    return cdn.upload(path / "file", ticket, time.monotonic() + patience), told[0]
 
 
 TAKEN = reply(headers=("x-encrypted-param: p-1_2",))
@@ -171,6 +175,26 @@ def test_a_cdn_that_fails_is_tried_three_times(tmp_path: Path, answer: bytes) ->
         upload(tmp_path, server, {"upload_param": "p"}, waits)
     assert len(server.requests) == 3
     assert caught.value.fields["retryable"] is True
+
+
+def test_a_cdn_that_takes_it_slowly_is_given_up_in_time(tmp_path: Path) -> None:
+    free = threading.Event()
+
+    def slow(connection: Connection) -> None:
+        connection.head()
+        free.wait(20)
+
+    (tmp_path / "large").write_bytes(os.urandom(20_000_000))
+    with Upstream(slow) as server:
+        chosen = options(tmp_path, ilink_base="http://127.0.0.1:1", ilink_cdn="http://{}:{}".format(*server.address))
+        cdn = Cdn(Wire(chosen), chosen, lambda seconds: None)
+        began = time.monotonic()
+        try:
+            with pytest.raises(MediaUploadFailed):
+                cdn.upload(tmp_path / "large", lambda fields: {"upload_param": "p"}, time.monotonic() + 0.5)
+            assert time.monotonic() - began < 5
+        finally:
+            free.set()
 
 
 def test_a_cdn_that_refuses_is_not_tried_again_and_quoted(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import time
+
 import pytest
 
 from tests.ports import free_port
@@ -54,6 +57,12 @@ def test_a_file_is_fetched_and_its_name_is_that_of_the_url() -> None:
         "::ffff:127.0.0.1",
         "2002:7f00:1::",
         "64:ff9b::7f00:1",
+        "64:ff9b:1::7f00:1",
+        "fec0::1",
+        "::7f00:1",
+        "::ffff:0:7f00:1",
+        "192.88.99.1",
+        "2001:0:808:808::80ff:fffe",
     ],
 )
 def test_an_address_that_is_not_public_is_refused(address: str) -> None:
@@ -87,8 +96,27 @@ def test_a_redirect_to_a_private_address_is_refused() -> None:
         assert inner.connections == []
 
 
+def test_dead_addresses_have_one_deadline_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+
+    def connect(address: tuple[str, int], timeout: float) -> socket.socket:
+        told.append(timeout)
+        clock[0] += 4.0
+        raise TimeoutError
+
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(socket, "create_connection", connect)
+    dead = Download(
+        ANY, ("files.example",), resolve=lambda host, port: [f"127.0.0.{number}" for number in range(1, 99)]
+    )
+    with pytest.raises(ContentRejected, match="cannot be fetched"):
+        fetched(dead, "http://files.example/")
+    assert told == [10.0, 6.0, 2.0]
+
+
 @pytest.mark.parametrize(
-    "location", ["file:///etc/passwd", "ftp://files.example/x", "http://user:pw@files.example/", ""]
+    "location", ["http://[x", "file:///etc/passwd", "ftp://files.example/x", "http://user:pw@files.example/", ""]
 )
 def test_a_redirect_to_what_is_no_url_of_the_web_is_refused(location: str) -> None:
     with Upstream(replying(reply(status="301 Moved", headers=(f"Location: {location}",)))) as server:

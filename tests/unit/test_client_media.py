@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 
 from wxsup.client import media as module
-from wxsup.client.media import Folder, Media, NotKept, Sink, TooLarge, shown_name, sniffed
+from wxsup.client.filetypes import sniffed
+from wxsup.client.media import Folder, Media, NotKept, Sink, TooLarge, shown_name
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"x" * 50
 
@@ -70,6 +71,12 @@ def test_a_shown_name_can_be_saved_under(name: str) -> None:
         (b"GIF89a", "image/gif"),
         (b"RIFF\0\0\0\0WEBP", "image/webp"),
         (b"\0\0\0\x18ftypmp42", "video/mp4"),
+        (b"\0\0\0\x18ftypheic", "image/heic"),
+        (b"\0\0\0\x18ftypavif", "image/avif"),
+        (b"\0\0\0\x18ftypM4A ", "audio/mp4"),
+        (b"BM\x36\0\0\0\0\0\0\0\x36", "image/bmp"),
+        (b"BMW drivers wanted", "application/octet-stream"),
+        (b"some....WEBP", "application/octet-stream"),
         (b"\x02#!SILK_V3", "audio/silk"),
         (b"<html>", "application/octet-stream"),
         (b"", "application/octet-stream"),
@@ -119,17 +126,43 @@ def test_a_disk_that_does_not_take_it_says_so(tmp_path: Path) -> None:
         put(folder(tmp_path), PNG)
 
 
-def test_old_files_go_and_so_do_the_oldest_of_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def aged(media: Media, seconds: float) -> Path:
+    os.utime(media.path, (time.time() - seconds,) * 2)
+    return media.path
+
+
+def test_old_files_go_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = folder(tmp_path, keep=100.0)
+    old, young = aged(put(kept, b"old"), 200), aged(put(kept, b"young"), 50)
+    put(kept, b"another")
+    assert old.exists(), "not at every turn"
     monkeypatch.setattr(module, "TRIM_EVERY", 0.0)
-    kept = folder(tmp_path, keep=100.0, total=250)
-    ages = {b"a" * 100: 200, b"b" * 100: 90, b"c" * 100: 50, b"d" * 100: 10}
-    paths = {}
-    for content, age in ages.items():
-        path = put(folder(tmp_path), content).path
-        os.utime(path, (time.time() - age, time.time() - age))
-        paths[content[:1]] = path
-    put(kept, b"e")
-    assert {name for name, path in paths.items() if path.exists()} == {b"c", b"d"}
+    put(kept, b"one more")
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_too_much_is_never_kept_but_for_what_is_needed_and_the_newest(tmp_path: Path) -> None:
+    kept = folder(tmp_path, total=250)
+    needed = aged(put(kept, b"n" * 100), 500)
+    kept.needed = lambda: [needed]
+    for number in range(30):
+        put(kept, b"%03d" % number * 33)
+        assert sum(path.stat().st_size for path in kept.path.iterdir()) <= 250 + 99
+    assert needed.exists()
+    large = put(kept, b"l" * 900)
+    assert large.path.exists()
+
+
+def test_what_somebody_else_put_there_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TRIM_EVERY", 0.0)
+    kept = folder(tmp_path, keep=100.0, total=1)
+    put(kept, b"a")
+    (kept.path / "logo.png").write_bytes(PNG)
+    (kept.path / ("0" * 64 + ".png")).mkdir()
+    for path in kept.path.iterdir():
+        os.utime(path, (1, 1))
+    put(kept, b"b")
+    assert {"logo.png", "0" * 64 + ".png"} <= set(names(tmp_path))
 
 
 def test_a_file_in_use_is_young_again(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import logging
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,22 +15,26 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from tests.account import ANNE, OWNER, FragileStore, Remembering, options
 from tests.deadline import eventually
-from wxsup.client import events
-from wxsup.client.calls import ABILITIES, control, reporting, table
+from wxsup.client import events, openwx
+from wxsup.client.calls import ABILITIES, Upload, control, reporting, table
 from wxsup.client.calls.uploads import Uploads
 from wxsup.client.download import Download
 from wxsup.client.events import Events
 from wxsup.client.fetching import Fetcher
 from wxsup.client.journal import Journal
-from wxsup.client.media import media_folder
+from wxsup.client.letters import Part
+from wxsup.client.media import Folder, Media, media_folder
 from wxsup.client.openwx import Openwx
 from wxsup.client.sendqueue import SendQueue
 from wxsup.client.server import Reply, Request
 from wxsup.client.state import Login, LoginState
+from wxsup.errors import WxsupError
 
 #: openwx-api.md 3, and what we add to it.
 IN_EVERY_STATE = [
@@ -72,6 +77,7 @@ class Api:
     events: Events
     store: FragileStore
     queue: SendQueue
+    folder: Folder
     stopped: threading.Event
 
     def reply(self, call: str, method: str = "GET", form: str | bytes = "", **query: str) -> Reply:
@@ -103,15 +109,15 @@ def make(folder: Path, *, secret: str = "", **given: str) -> Iterator[Api]:
     queue = SendQueue(store, taken, driver, state, chosen)
     queue.start()
     folder_of_media = media_folder(chosen, driver.name)
-    fetcher = Fetcher(store, taken, folder_of_media, driver.fetch)
+    fetcher = Fetcher(store, taken, folder_of_media, lambda source, sink: driver.fetch(source, sink))
     taken.held_back = fetcher.wake
     uploads = Uploads(folder_of_media, Download("https?://.*", (), resolve=lambda host, port: ["127.0.0.1"]))
     queue.fetch = uploads.from_url
     journal = Journal()
     logging.getLogger("wxsup").addHandler(journal)
     calls = table.calls(chosen, state, driver, queue, taken, uploads, journal, store=store, stop=stopped.set)
-    openwx = Openwx(chosen.account, calls, secret=secret)
-    yield Api(openwx, driver, state, taken, store, queue, stopped)
+    door = Openwx(chosen.account, calls, secret=secret)
+    yield Api(door, driver, state, taken, store, queue, folder_of_media, stopped)
     store.broken = ""
     queue.stop(grace=20)
     fetcher.stop(grace=20)
@@ -151,7 +157,8 @@ def test_all_calls_of_the_original_are_there_and_some_more(api: Api) -> None:
 @pytest.mark.parametrize("call", [call for call in IN_EVERY_STATE if call != "check_event"])
 def test_these_answer_in_every_state(api: Api, call: str, login: Login) -> None:
     api.state.enter(login)
-    assert "not logged in" not in api.reply(call).body.decode() or call == "submit_verify_code"
+    expected = {"submit_verify_code": -24, "get_media": 100, "upload_media": -24, "replay_dead_letters": -1}
+    assert api.ask(call)["code"] == expected.get(call, 0)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +291,7 @@ def test_what_cannot_be_sent_is_refused(
 def test_a_refusal_says_what_the_driver_said(api: Api, waits: dict[str, str]) -> None:
     api.driver.quota = 0
     answer = api.ask("send_friend_message", id=ANNE["id"], content="one too many", **waits)
-    answer.pop("client_id", None)
+    assert answer.pop("id") == answer.pop("client_id", None), "the local id, none where it never became a message"
     expected = {"code": -23, "status": "send quota used", "sends_left": 0, "parts": 1, "retryable": False}
     assert answer == expected
 
@@ -419,6 +426,63 @@ def test_a_file_comes_in_a_form_as_it_is(api: Api) -> None:
     assert api.reply("get_media", media_id=answer["media_id"]).file.read_bytes() == content  # type: ignore[union-attr]
 
 
+def steps(api: Api, parts: int) -> int:
+    """Return how many calls of functions it takes to refuse a form of so many parts."""
+    part = b'--e\r\nContent-Disposition: form-data; name="p%d"\r\n\r\n\r\n'
+    form = b"".join(part % number for number in range(parts)) + b"--e--\r\n"
+    request = Request("POST", "/openwx/send_friend_message", "", form, "multipart/form-data; boundary=e")
+    calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(count)
+    try:
+        assert api.openwx.answer(request).status == 400
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_a_form_of_many_parts_costs_no_more_than_one_of_a_few_too_many(api: Api) -> None:
+    assert steps(api, 50_000) <= 1.1 * steps(api, openwx.MAX_FIELDS + 1)
+
+
+@given(st.binary(max_size=300), st.text(max_size=20))
+def test_no_form_whatsoever_is_a_defect(form: bytes, boundary: str) -> None:
+    for content in (form, b'--e\r\nContent-Disposition: form-data; name="x"\r\n\r\n' + form + b"\r\n--e--"):
+        request = Request("POST", "/openwx/x", "", content, f"multipart/form-data; boundary={boundary or 'e'}")
+        try:
+            openwx._call(request)
+        except WxsupError as ex:
+            assert ex.http_status == 400
+
+
+@given(st.binary(max_size=300))
+def test_a_file_in_a_form_is_what_was_sent(content: bytes) -> None:
+    head = b'Content-Disposition: form-data; name="media_data"; filename="' + "照片.png".encode() + b'"'
+    form = b"--e-d-g-e\r\n" + head + b"\r\n\r\n" + content + b"\r\n--e-d-g-e--\r\n"
+    if b"\r\n--e-d-g-e" not in content:
+        call = openwx._call(Request("POST", "/x", "", form, 'multipart/form-data; boundary="e-d-g-e"'))
+        assert call.uploads["media_data"] == Upload("照片.png", content)
+
+
+def test_a_url_is_fetched_after_the_answer_where_nobody_waits(api: Api) -> None:
+    free = threading.Event()
+
+    def fetch(part: Part) -> Media:
+        free.wait(20)
+        return api.folder.keep(lambda sink: sink(PNG), name=part.name)
+
+    api.queue.fetch = fetch
+    url = "http://files.example/a.png"
+    answer = api.ask("send_friend_message", id=ANNE["id"], media_path=url, media_name="b.png", **{"async": "1"})
+    assert (answer["code"], api.driver.sent) == (0, [])
+    free.set()
+    eventually(lambda: api.driver.sent == [(ANNE["id"], "b.png")])
+
+
 @pytest.mark.parametrize("form", [b"", b"--edge-1\r\n", b"--edge-1\r\n\r\nno name\r\n--edge-1--\r\n", b"x" * 1000])
 def test_a_form_that_is_none_is_refused(api: Api, form: bytes) -> None:
     request = Request("POST", "/openwx/send_friend_message", "", form, "multipart/form-data; boundary=edge-1")
@@ -477,7 +541,7 @@ def test_a_friend_gets_a_markname_here(api: Api) -> None:
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ({"id": "nobody", "new_markname": "x"}, {"id": None, "code": 100, "status": "object not found"}),
+        ({"id": "nobody", "new_markname": "x"}, {"code": 100, "status": "object not found"}),
         ({"group_id": "g", "id": ANNE["id"], "new_markname": "x"}, {"code": 100, "status": "group not found"}),
         (
             {"id": ANNE["id"], "new_markname": "a\nb"},
@@ -515,6 +579,21 @@ def test_a_consultation_ends_with_the_next_message_of_the_friend(api: Api) -> No
     api.driver.sending = answer
     found = api.ask("consult", id=ANNE["id"], content="how are you?")
     assert found == {"reply": "from a1", "id": "77", "msg_id": "77", "code": None, "status": None}
+
+
+def test_a_file_that_came_before_the_question_is_no_answer(api: Api) -> None:
+    file = {**message("[文件]"), "id": "1", "media_code": 6, "media_name": "a.txt"}
+    free = threading.Event()
+    fetch = api.driver.fetch
+    api.driver.fetch = lambda source, sink: (free.wait(20), fetch(source, sink))[1]  # type: ignore[method-assign]
+    api.events.message(file, ANNE["id"], source={"content": "the file"})
+
+    def answer(friend_id: str, text: str) -> None:
+        api.events.message({**message("the answer"), "id": "2"}, ANNE["id"])
+        free.set()
+
+    api.driver.sending = answer
+    assert api.ask("consult", id=ANNE["id"], content="how are you?")["reply"] == "the answer"
 
 
 def test_a_consultation_without_an_answer_says_so(api: Api) -> None:

@@ -17,6 +17,7 @@ from tests.deadline import eventually
 from wxsup.client import sendqueue as module
 from wxsup.client.answering import Answers
 from wxsup.client.events import Events
+from wxsup.client.letters import Part
 from wxsup.client.media import media_folder
 from wxsup.client.sendqueue import SendQueue
 from wxsup.client.state import LoginState
@@ -742,11 +743,53 @@ def test_an_answer_of_a_transaction_that_failed_is_not_sent(client: Client) -> N
 
 def test_media_that_an_answer_names_are_fetched_and_sent_after_the_text(client: Client, tmp_path: Path) -> None:
     folder = media_folder(options(tmp_path), "remembering")
-    client.queue.fetch = lambda url: folder.keep(lambda sink: sink(b"content"), name=url.rpartition("/")[2])
+    client.queue.fetch = lambda part: folder.keep(lambda sink: sink(b"content"), name=part.url.rpartition("/")[2])
     answered(client, "look", "http://h/y.png")
     eventually(client.idle)
     assert client.driver.sent_to(ANNE) == ["look", "y.png"]
     assert [code for _, code in client.reports()] == ["", ""]
+
+
+def test_a_file_is_prepared_while_it_is_certain_that_nothing_was_sent(client: Client, tmp_path: Path) -> None:
+    folder = media_folder(options(tmp_path), "remembering")
+    media = folder.keep(lambda sink: sink(b"content"), name="a.txt")
+    inside, free = threading.Event(), threading.Event()
+
+    def preparing(part: Part, deadline: float) -> None:
+        inside.set()
+        free.wait(20)
+
+    client.driver.preparing = preparing
+    client.queue.promise(ANNE, [Part(media=media)])
+    assert inside.wait(20)
+    assert client.queue.files() == [media.path]
+    ((_, _, sent, under_way, _),) = client.store.letterbox.all()
+    assert (sent, under_way) == (0, False), "who dies now sends it at the next start"
+    free.set()
+    eventually(client.idle)
+    assert client.driver.sent_to(ANNE) == ["a.txt"]
+    assert client.queue.files() == []
+
+
+def test_an_upload_does_not_outlast_the_patience_of_who_waits(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 5.0)
+    media = media_folder(options(tmp_path), "remembering").keep(lambda sink: sink(b"content"))
+    told: list[float] = []
+    client.driver.preparing = lambda part, deadline: told.append(deadline - time.monotonic())
+    answer = client.queue.send(ANNE, [Part(media=media)])
+    assert answer["media_id"] == media.id
+    assert 0 < told[0] <= 5.0
+
+
+def test_a_letter_of_another_version_stays_and_stops_nobody(make_client: MakeClient) -> None:
+    client = make_client()
+    number = client.store.letterbox.add({"id": "x", "parts": ["of another form"]})
+    client.after_death()
+    assert client.send("hello")["id"] == "m1"
+    assert client.store.letterbox.count() == 1
+    client.store.letterbox.remove(number)
 
 
 @pytest.mark.parametrize("url", ["/etc/passwd", "file:///etc/passwd", "y.png"])

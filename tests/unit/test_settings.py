@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wxsup import settings
+from wxsup.addresses import Address
 from wxsup.errors import SettingInvalid
 from wxsup.settings import Settings
-from wxsup.values import Address
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wxsup import names, values
+from wxsup import addresses, names, values
+from wxsup.addresses import Address
 from wxsup.options import Options
 from wxsup.settings import Settings
-from wxsup.values import Address, declare
+from wxsup.values import declare
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ ONE_OF_TWO = values.choice("yes", "no")
         (values.url, "", ""),
         (values.url, "http://127.0.0.1:8080/a?b=c", "http://127.0.0.1:8080/a?b=c"),
         (values.url, "https://[::1]/", "https://[::1]/"),
-        (values.address, "127.0.0.1:2000", Address("127.0.0.1", 2000)),
-        (values.address, "[::1]:2000", Address("::1", 2000)),
-        (values.address, "localhost:0", Address("localhost", 0)),
+        (addresses.address, "127.0.0.1:2000", Address("127.0.0.1", 2000)),
+        (addresses.address, "[::1]:2000", Address("::1", 2000)),
+        (addresses.address, "localhost:0", Address("localhost", 0)),
         (values.many(ONE_TO_NINE), "1, 2,,3,", (1, 2, 3)),
         (values.many(ONE_TO_NINE), "", ()),
         (values.path, "/a b/100%", Path("/a b/100%")),
@@ -66,9 +67,9 @@ ONE_OF_TWO = values.choice("yes", "no")
         (values.duration, "12h", 43200.0),
         (values.duration, "30d", 2592000.0),
         (values.duration, "99999w", 99999 * 604800.0),
-        (values.network, "10.0.0.0/8", ip_network("10.0.0.0/8")),
-        (values.network, "127.0.0.1", ip_network("127.0.0.1/32")),
-        (values.network, "2001:db8::/32", ip_network("2001:db8::/32")),
+        (addresses.network, "10.0.0.0/8", ip_network("10.0.0.0/8")),
+        (addresses.network, "127.0.0.1", ip_network("127.0.0.1/32")),
+        (addresses.network, "2001:db8::/32", ip_network("2001:db8::/32")),
     ],
 )
 def test_a_good_text_becomes_a_value(parse: values.Parser, value: str, expected: object) -> None:
@@ -106,17 +107,17 @@ def test_a_good_text_becomes_a_value(parse: values.Parser, value: str, expected:
         (values.url, "http://a/\r\nX: y", "control characters"),
         (values.url, "http://a:b/", "[Pp]ort"),
         (values.url, "http://[::1/", "IPv6"),
-        (values.address, "2000", "HOST:PORT"),
-        (values.address, ":2000", "HOST:PORT"),
-        (values.address, "a:", "HOST:PORT"),
-        (values.address, "a:65536", "HOST:PORT"),
-        (values.address, "a:-1", "HOST:PORT"),
+        (addresses.address, "2000", "HOST:PORT"),
+        (addresses.address, ":2000", "HOST:PORT"),
+        (addresses.address, "a:", "HOST:PORT"),
+        (addresses.address, "a:65536", "HOST:PORT"),
+        (addresses.address, "a:-1", "HOST:PORT"),
         *(
             (values.duration, value, "such as 12h")
             for value in ("", "0d", "30", "d", "1.5h", "-1d", "30d ", "100000w", "٣d")
         ),
-        (values.network, "10.0.0.7/8", "host bits"),
-        (values.network, "everywhere", "does not appear to be"),
+        (addresses.network, "10.0.0.7/8", "host bits"),
+        (addresses.network, "everywhere", "does not appear to be"),
         (values.many(ONE_TO_NINE), "1,x", "from 1 to 9"),
         (values.many(ONE_TO_NINE, least=1), " , ", "1 entry or more"),
         (values.path, "", "empty"),
@@ -142,7 +143,7 @@ ALL_PARSERS: list[values.Parser] = [
     values.seconds(0, 1000),
     ONE_OF_TWO,
     values.url,
-    values.address,
+    addresses.address,
     values.path,
     values.version,
     values.many(values.text),
@@ -178,7 +179,7 @@ def test_seconds_come_back_from_their_text(number: float) -> None:
 
 @given(st.sampled_from(["127.0.0.1", "::1", "localhost", "example.org"]), st.integers(0, 65535))
 def test_an_address_comes_back_from_its_text(host: str, port: int) -> None:
-    assert values.address(str(Address(host, port))) == Address(host, port)
+    assert addresses.address(str(Address(host, port))) == Address(host, port)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,7 @@ class _Account:
         fetcher = Fetcher(store, events, folder, driver.fetch)
         uploads = Uploads(folder, Download(chosen.media_url_allow, chosen.media_private_hosts))
         queue.fetch = uploads.from_url
+        folder.needed = queue.files
         events.poster.replied = Answers(driver, queue, events).take
         events.held_back = fetcher.wake
         driver.heard = queue.wake
@@ -187,6 +188,7 @@ class _Account:
         deadline = time.monotonic() + DRIVER_END
         driver.stop()
         queue.stop(grace=DRIVER_END - HANG_UP)
+        fetcher.stop()
         driver.hang_up()
         queue.stop(grace=HANG_UP)
         fetcher.stop(grace=HANG_UP)

@@ -49,7 +49,7 @@ class Download:
         deadline = time.monotonic() + TIMEOUT
         http = Http(dial=self._dial)
         for _ in range(MOST_REDIRECTS + 1):
-            self._check(url)
+            self.check(url)
             timeout = deadline - time.monotonic()
             try:
                 answer = http.request("GET", url, headers={"Accept": "*/*"}, timeout=timeout, sink=sink)
@@ -57,12 +57,16 @@ class Download:
                 raise _reason(ex) from ex
             if answer.status not in REDIRECTS:
                 break
-            url = urljoin(url, answer.headers.get("Location", ""))
+            try:
+                url = urljoin(url, answer.headers.get("Location", ""))
+            except ValueError as ex:
+                raise Refused("media_path cannot be fetched: it leads to what is no URL") from ex
         if not 200 <= answer.status < 300:
             raise ContentRejected(f"media_path cannot be fetched: HTTP {answer.status}")
         return unquote(urlsplit(url).path).rpartition("/")[2]
 
-    def _check(self, url: str) -> None:
+    def check(self, url: str) -> None:
+        """Raise Refused for what is never fetched, as far as the URL alone tells."""
         try:
             values.url(url)
         except ValueError as ex:
@@ -77,26 +81,32 @@ class Download:
         if host.lower() not in self._private_hosts and not all(map(public, found)):
             raise Refused("media_path cannot be fetched: it is at no public address")
         failure: OSError = OSError("the name has no address")
+        deadline = time.monotonic() + timeout
         for each in found:
+            if (left := deadline - time.monotonic()) <= 0:
+                raise TimeoutError
             try:
-                return socket.create_connection((each, port), timeout)
+                return socket.create_connection((each, port), left)
             except OSError as ex:
                 failure = ex
         raise failure
 
 
 def public(address: str) -> bool:
-    """Tell whether an address is one of the public Internet, also where it wraps another (RFC 6890, 4291, 6052)."""
+    """Tell whether an address, also one that wraps another, is of the public Internet (RFC 6890, 4291, 6052, 3056)."""
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
-        wrapped = found.ipv4_mapped or found.sixtofour or (found.teredo or (None,))[0]
+        wrapped = found.ipv4_mapped or found.sixtofour
         if found in ipaddress.ip_network("64:ff9b::/96"):
             wrapped = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         if wrapped is not None:
             return public(str(wrapped))
-    return found.is_global and not found.is_multicast
+        if found not in ipaddress.ip_network("2000::/3"):  # all that is handed out so far (RFC 4291 2.4)
+            return False
+    relays = ipaddress.ip_network("192.88.99.0/24")  # of 6to4, which is no more (RFC 7526)
+    return found.is_global and not found.is_multicast and found not in relays
 
 
 def _reason(ex: TransportError) -> ContentRejected:
     kind = "no connection" if isinstance(ex, NotConnected) else "broken off"
-    return ContentRejected(f"media_path cannot be fetched: {kind}: {ex}")
+    return ContentRejected(f"media_path cannot be fetched: {kind}: {ex}", retryable=True)

@@ -10,9 +10,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from wxsup.client import media
+from wxsup.client import reports
 from wxsup.client.posting import Poster
 from wxsup.client.store import Store
 from wxsup.client.store.held import Held
@@ -25,6 +26,14 @@ logger = logging.getLogger(__name__)
 HOLD = 30.0  # openwx-api.md 5
 # openwx-api.md 5: these never show in check_event.
 NOT_CHECKED = frozenset({"login", "stop", "state_change", "input_qrcode", "input_verifycode"})
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What had been reported by then, and what had come but was held back."""
+
+    number: int
+    held: frozenset[str]
 
 
 class Events:
@@ -41,7 +50,7 @@ class Events:
         self._news = threading.Condition()
         self._lent: set[int] = set()
         self._stopping = False
-        self.poster = Poster(store, options, key, lambda body: self._dressed(body, media.DATA_MOST))
+        self.poster = Poster(store, options, key, lambda body: self._dressed(body, reports.DATA_MOST))
         self.held_back: Callable[[], None] = lambda: None
 
     def start(self) -> None:
@@ -131,16 +140,16 @@ class Events:
         with self._news:
             return self._await(later, HOLD), missed
 
-    def newest(self) -> int:
-        """Return what next_message() takes for now."""
-        return self._store.outbox.newest()
+    def now(self, conversation: str) -> Moment:
+        """Return a moment in a conversation, for next_message()."""
+        return Moment(self._store.outbox.newest(), frozenset(self._store.held.ids(conversation)))
 
-    def next_message(self, conversation: str, after: int, timeout: float) -> dict[str, Any] | None:
+    def next_message(self, conversation: str, after: Moment, timeout: float) -> dict[str, Any] | None:
         """Return the first message received in a conversation after then, None if none comes in `timeout` seconds."""
 
         def received() -> list[Report]:
-            found = self._store.outbox.later(conversation, after)
-            return [report for report in found if report.body["post_type"] == "receive_message"]
+            found = [report for report in self._store.outbox.later(conversation, after.number) if _received(report)]
+            return [report for report in found if report.body.get("id") not in after.held]
 
         with self._news:
             found = self._await(received, timeout)
@@ -148,7 +157,7 @@ class Events:
 
     def bodies(self, found: Iterable[Report]) -> list[dict[str, Any]]:
         """Return what is answered of reports: with the content of files, as far as one answer can carry it."""
-        left, bodies = media.DATA_MOST, []
+        left, bodies = reports.DATA_MOST, []
         for report in found:
             bodies.append(self._dressed(report.body, left))
             left -= len(bodies[-1].get("media_data", ""))
@@ -201,4 +210,8 @@ class Events:
             logger.error("reports given up", extra={"action": "report", "count": given_up})
 
     def _dressed(self, body: dict[str, Any], most: int) -> dict[str, Any]:
-        return media.with_data(body, most) if self._options.plugin_openwx_post_media_data else body
+        return reports.dressed(body, most) if self._options.plugin_openwx_post_media_data else body
+
+
+def _received(report: Report) -> bool:
+    return bool(report.body["post_type"] == "receive_message")

@@ -171,7 +171,8 @@ class Http:
                 self._busy = True
             connection.sock.settimeout(timeout)
             connection.response_class = functools.partial(_response, deadline)  # type: ignore[assignment]
-            connection.request(method, target, body, dict(headers))
+            paced = body if body is None or isinstance(body, bytes) else _paced(body, connection.sock, deadline)
+            connection.request(method, target, paced, dict(headers))
             response = connection.getresponse()
             if sink and 200 <= response.status < 300:
                 content = b""
@@ -233,6 +234,16 @@ class _Raw(io.RawIOBase):
     def close(self) -> None:
         self._raw.close()
         super().close()
+
+
+def _paced(body: Iterable[bytes], sock: socket.socket, deadline: float) -> Iterator[bytes]:
+    """Yield the pieces of a body, giving all of them together until the deadline."""
+    for piece in body:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        sock.settimeout(left)
+        yield piece
 
 
 @functools.cache

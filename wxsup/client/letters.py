@@ -13,11 +13,13 @@ from wxsup.client.media import Media
 
 @dataclass(frozen=True)
 class Part:
-    """What goes out at once: a text, a file, or one that is still to be fetched from `url`."""
+    """What goes out at once: a text, a file, or one still to be fetched from `url`, to be called `name` (`code`)."""
 
     text: str = ""
     media: Media | None = None
     url: str = ""
+    name: str = ""
+    code: int = 0  # media_code, 0 for what its content says
 
     @property
     def content(self) -> str:
@@ -89,7 +91,9 @@ def new_id() -> str:
 
 
 def _kept(part: Part) -> dict[str, Any]:
-    return part.media.kept() if part.media else {"text": part.text, "url": part.url}
+    return (
+        part.media.kept() if part.media else {"text": part.text, "url": part.url, "name": part.name, "code": part.code}
+    )
 
 
 def _restored(kept: dict[str, Any]) -> Part:

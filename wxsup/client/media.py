@@ -2,68 +2,28 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import re
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from wxsup import files
+from wxsup.client.filetypes import FILE, HEAD, Kind, of_code, of_mime, sniffed
 from wxsup.errors import CallFailed, ContentRejected
 from wxsup.options import Options
 
 Sink = Callable[[bytes], None]
+_OURS = re.compile(r"[0-9a-f]{64}\.[a-z0-9]+")
 
-DATA_MOST = 4 * 1024 * 1024  # characters of base64 in one report; larger files are asked for with get_media
 UNFINISHED = ".part-"
 TRIM_EVERY = 600.0
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a file is to WeChat; `code` is its number in the API (openwx-api.md 3.3), `label` stands for it in texts."""
-
-    code: int
-    type: str
-    label: str
-
-
-IMAGE = Kind(3, "image", "[图片]")
-FILE = Kind(6, "file", "[文件]")
-VOICE = Kind(34, "voice", "[语音]")
-VIDEO = Kind(43, "video", "[视频]")
-EMOTICON = Kind(47, "emoticon", "[图片]")
-MICROVIDEO = Kind(62, "microvideo", "[视频]")
-KINDS = (IMAGE, FILE, VOICE, VIDEO, EMOTICON, MICROVIDEO)
-
-#: How content begins: offset, bytes, type, extension. A file is what it holds, whatever it is called.
-_MAGIC = (
-    (0, b"\x89PNG\r\n\x1a\n", "image/png", "png"),
-    (0, b"\xff\xd8\xff", "image/jpeg", "jpg"),
-    (0, b"GIF8", "image/gif", "gif"),
-    (0, b"BM", "image/bmp", "bmp"),
-    (8, b"WEBP", "image/webp", "webp"),
-    (4, b"ftyp", "video/mp4", "mp4"),
-    (0, b"\x1aE\xdf\xa3", "video/webm", "webm"),
-    (0, b"ID3", "audio/mpeg", "mp3"),
-    (0, b"\xff\xfb", "audio/mpeg", "mp3"),
-    (0, b"OggS", "audio/ogg", "ogg"),
-    (8, b"WAVE", "audio/wav", "wav"),
-    (0, b"#!AMR", "audio/amr", "amr"),
-    (0, b"#!SILK", "audio/silk", "silk"),
-    (1, b"#!SILK", "audio/silk", "silk"),
-    (0, b"%PDF-", "application/pdf", "pdf"),
-    (0, b"PK\x03\x04", "application/zip", "zip"),
-)
-_UNKNOWN = ("application/octet-stream", "dat")
-HEAD = 16  # bytes that are enough to tell
 
 
 class TooLarge(ContentRejected):
@@ -114,8 +74,9 @@ class Media:
 class Folder:
     """The media folder of an account; any thread may call it. Ids begin with `prefix`.
 
-    Files of more than `most` bytes are refused. They are forgotten after `keep` seconds without use, and the oldest
-    before that where all together have more than `total` bytes.
+    Files of more than `most` bytes are refused. Ours are forgotten after `keep` seconds without use, and the oldest
+    before that where all together have more than `total` bytes, but for those that are `needed()`. What else lies in
+    the folder is its owner's.
     """
 
     def __init__(self, path: Path, prefix: str, *, most: int, keep: float, total: int) -> None:
@@ -125,8 +86,10 @@ class Folder:
         self._prefix = prefix
         self._keep = keep
         self._total = total
+        self.needed: Callable[[], Collection[Path]] = list
         self._guard = threading.Lock()
         self._trimmed = -TRIM_EVERY
+        self._size = 0  # of all files, as far as it is known
         for left in path.glob(f"{UNFINISHED}*"):  # by the death of an earlier process
             with suppress(OSError):
                 left.unlink()
@@ -140,7 +103,6 @@ class Folder:
         unfinished = self.path / f"{UNFINISHED}{secrets.token_hex(8)}"
         head, size, digest = b"", 0, hashlib.sha256()
         try:
-            self._trim()
             files.private_directory(self.path)
             descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with open(descriptor, "wb") as file:
@@ -162,12 +124,14 @@ class Folder:
             mime, ext = sniffed(head)
             path = self.path / f"{digest.hexdigest()}.{ext}"
             os.replace(unfinished, path)
+            files.sync_directory(self.path)
+            self._trim(size)
         except OSError as ex:
             raise NotKept(f"the file cannot be kept: {ex.strerror}", retryable=True) from ex
         finally:
             with suppress(OSError):
                 unfinished.unlink()
-        return self._media(path, digest.hexdigest(), kind or _kind(mime), mime, name or told or "")
+        return self._media(path, digest.hexdigest(), kind or of_mime(mime), mime, name or told or "")
 
     def find(self, id_: str, *, name: str = "", kind: Kind | None = None) -> Media | None:
         """Return the file that the API calls `id_`, None if it is not kept any more or the id is none of ours."""
@@ -179,7 +143,7 @@ class Folder:
                 os.utime(path)  # it is in use
                 with open(path, "rb") as file:
                     mime, _ = sniffed(file.read(HEAD))
-                return self._media(path, match[1], kind or of_code(match[2]) or _kind(mime), mime, name)
+                return self._media(path, match[1], kind or of_code(match[2]) or of_mime(mime), mime, name)
         return None
 
     def _media(self, path: Path, digest: str, kind: Kind, mime: str, name: str) -> Media:
@@ -189,19 +153,26 @@ class Folder:
         id_ = f"{self._prefix}-{digest}:{kind.code}"
         return Media(id_, kind, shown, mime, ext, found.st_size, int(found.st_mtime), path)
 
-    def _trim(self) -> None:
-        """Forget what is old or too much; now and then, and never what is being written."""
+    def _trim(self, added: int) -> None:
+        """Forget what is old, now and then, and what is too much, at once."""
         with self._guard:
-            if time.monotonic() - self._trimmed < TRIM_EVERY or not self.path.is_dir():
+            self._size += added
+            if self._size <= self._total and time.monotonic() - self._trimmed < TRIM_EVERY:
                 return
-            self._trimmed = time.monotonic()
-            kept = [(entry.stat(), entry.path) for entry in os.scandir(self.path) if entry.name[0] != "."]
-            total = 0
-            for found, path in sorted(kept, key=lambda entry: entry[0].st_mtime, reverse=True):
-                total += found.st_size
-                if total > self._total or found.st_mtime < time.time() - self._keep:
-                    with suppress(FileNotFoundError):
+            self._trimmed, self._size = time.monotonic(), 0
+            newest_first = sorted(self._ours(), key=lambda entry: entry[0].st_mtime, reverse=True)
+            needed = {*map(str, self.needed()), *(path for _, path in newest_first[:1])}
+            for found, path in newest_first:
+                old = found.st_mtime < time.time() - self._keep
+                if (old or self._size + found.st_size > self._total) and path not in needed:
+                    with suppress(OSError):
                         os.unlink(path)
+                else:
+                    self._size += found.st_size
+
+    def _ours(self) -> list[tuple[os.stat_result, str]]:
+        entries = [entry for entry in os.scandir(self.path) if _OURS.fullmatch(entry.name)]
+        return [(entry.stat(), entry.path) for entry in entries if entry.is_file(follow_symlinks=False)]
 
 
 def media_folder(options: Options, prefix: str) -> Folder:
@@ -215,28 +186,6 @@ def media_folder(options: Options, prefix: str) -> Folder:
     )
 
 
-def with_data(body: dict[str, Any], most: int) -> dict[str, Any]:
-    """Return a report with the content of its file in base64, in lines of 76 as MIME has them (openwx-api.md 6.3).
-
-    Without it where that would have more than `most` characters, or the file is not kept any more.
-    """
-    path, size = body.get("media_path"), body.get("media_size")
-    if not path or not isinstance(size, int) or size * 4 / 3 * 77 / 76 > most:
-        return body
-    try:
-        return {**body, "media_data": base64.encodebytes(Path(path).read_bytes()).decode()}
-    except OSError:
-        return body
-
-
-def sniffed(head: bytes) -> tuple[str, str]:
-    """Return type and extension of content by its first bytes."""
-    for offset, magic, mime, ext in _MAGIC:
-        if head[offset : offset + len(magic)] == magic:
-            return mime, ext
-    return _UNKNOWN
-
-
 def shown_name(name: str) -> str:
     """Return what of a file's `name` can be shown and saved under: the last part, printable, 255 bytes at most."""
     last = re.split(r"[/\\]", name)[-1]
@@ -245,19 +194,3 @@ def shown_name(name: str) -> str:
         stem, dot, ext = clean.rpartition(".")
         clean = f"{stem[:-1]}{dot}{ext}" if stem else ext[:-1]
     return clean
-
-
-def of_code(code: str | None) -> Kind | None:
-    """Return the kind with this media_code, None if there is none."""
-    return next((kind for kind in KINDS if code and str(kind.code) == code), None)
-
-
-def of_type(type_: str) -> Kind | None:
-    """Return the kind with this media_type, None if there is none."""
-    return next((kind for kind in KINDS if kind.type == type_), None)
-
-
-def _kind(mime: str) -> Kind:
-    if mime == "image/gif":
-        return EMOTICON
-    return {"image": IMAGE, "video": VIDEO}.get(mime.partition("/")[0], FILE)

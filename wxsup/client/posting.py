@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from wxsup.client.backoff import longer
 from wxsup.client.http import Answer, Http, TransportError
 from wxsup.client.pulse import Pulse
 from wxsup.client.store import Store
@@ -147,8 +148,8 @@ class Poster:
 
     def _fail(self, conversation: str, reason: str) -> None:
         """Hold back a conversation for a while, and all of them for as long as nothing is taken."""
-        pause = self._pauses[conversation] = _longer(self._pauses.get(conversation, 0.0))
-        now, self._calm = time.monotonic(), _longer(self._calm)
+        pause = self._pauses[conversation] = longer(self._pauses.get(conversation, 0.0), RETRY_FIRST, RETRY_MOST)
+        now, self._calm = time.monotonic(), longer(self._calm, RETRY_FIRST, RETRY_MOST)
         with self._news:
             self._due[conversation] = now + pause * random.uniform(0.8, 1.2)
             self._calm_until = now + self._calm * random.uniform(0.8, 1.2)
@@ -184,10 +185,6 @@ def _reply(report: Report, answer: Answer) -> tuple[str, str]:
     except (ValueError, RecursionError):
         logger.warning("answer ignored", extra={"action": "post", "reason": "it is no JSON that could be a reply"})
         return "", ""
-
-
-def _longer(pause: float) -> float:
-    return min(max(RETRY_FIRST, 2 * pause), RETRY_MOST)
 
 
 def _nothing() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from wxsup.client.letters import Part
 from wxsup.client.media import Media
 from wxsup.errors import CallFailed
 
+DATA_MOST = 4 * 1024 * 1024  # characters of base64 in one report; larger files are asked for with get_media
 SENT, NOT_SENT = "发送成功", "发送失败"
 
 
@@ -50,6 +53,20 @@ def fetched(body: dict[str, Any], media: Media) -> dict[str, Any]:
     label = media.kind.label
     content = str(body["content"]).replace(label, f"{label}({media.path})", 1)
     return {**body, **media.fields(), "content": content}
+
+
+def dressed(body: dict[str, Any], most: int) -> dict[str, Any]:
+    """Return a report with the content of its file in base64, in lines of 76 as MIME has them (openwx-api.md 6.3).
+
+    Without it where that would have more than `most` characters, or the file is not kept any more.
+    """
+    path, size = body.get("media_path"), body.get("media_size")
+    if not path or not isinstance(size, int) or size * 4 / 3 * 77 / 76 > most:
+        return body
+    try:
+        return {**body, "media_data": base64.encodebytes(Path(path).read_bytes()).decode()}
+    except OSError:
+        return body
 
 
 def person(role: str, person: dict[str, Any]) -> dict[str, Any]:

@@ -14,9 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as NotInTime
+from pathlib import Path
 from typing import Any
 
 from wxsup.client import reports
+from wxsup.client.backoff import longer
 from wxsup.client.drivers import Driver
 from wxsup.client.events import Events
 from wxsup.client.letters import Letter, Part, new_id
@@ -33,7 +35,7 @@ PATIENCE = 100.0  # of a caller who waits; the controller gives up after 150 s
 MOST_LETTERS = 1000
 SEND_TIMEOUT = 30.0
 FETCH_TIMEOUT = 90.0
-UPLOAD_TIMEOUT, UPLOAD_SPEED = 120.0, 50_000.0  # and so many bytes a second, at which a driver has given up long since
+UPLOAD_TIMEOUT, UPLOAD_SPEED = 60.0, 100_000.0  # and so many bytes a second, below which an upload is given up
 FOREVER = math.inf
 RETRY_FIRST, RETRY_MOST = 2.0, 30.0
 MOST_REFUSALS = 1  # by WeChat's rate limit, before it is told to the user (ilink-protocol.md 8.4)
@@ -42,7 +44,7 @@ MOST_REFUSALS = 1  # by WeChat's rate limit, before it is told to the user (ilin
 class SendQueue:
     """The send queue of one account; any thread may put something in, one takes it out.
 
-    `fetch(url)` brings a file that somebody wants sent; it raises CallFailed.
+    `fetch(part)` brings the file of a part that has only a URL; it raises CallFailed.
     """
 
     def __init__(self, store: Store, events: Events, driver: Driver, state: LoginState, options: Options) -> None:
@@ -58,7 +60,7 @@ class SendQueue:
         self._stopping = False
         self._sent_at = -options.send_interval
         self._thread = threading.Thread(target=self._run, name="send", daemon=True)
-        self.fetch: Callable[[str], Media] = _nothing_fetched
+        self.fetch: Callable[[Part], Media] = _nothing_fetched
         self.pulse = Pulse()
         self._take_over()  # before anything new can be among them
 
@@ -101,6 +103,10 @@ class SendQueue:
         self.put(letter)
         return letter.client_id
 
+    def files(self) -> list[Path]:
+        """Return the files that are still to be sent."""
+        return [part.media.path for letter in list(self._letters) for part in letter.unsent if part.media]
+
     def wake(self, friend_id: str = "") -> None:
         """Try at once what waits to be tried again; what WeChat limits, only to `friend_id`, who has just written."""
         with self._changed:
@@ -135,7 +141,11 @@ class SendQueue:
             logger.error("letters not read", extra={"action": "send", "reason": str(ex)})
             return
         for number, body, sent, under_way, refused in kept:
-            letter = Letter.restored(body, number=number, sent=sent, under_way=under_way, refused=refused)
+            try:
+                letter = Letter.restored(body, number=number, sent=sent, under_way=under_way, refused=refused)
+            except (TypeError, KeyError, ValueError) as ex:  # of another version: it stays for that one
+                logger.error("letter not understood", extra={"action": "send", "letter": number, "reason": repr(ex)})
+                continue
             (self._broken_off if under_way or letter.waited else self._letters).append(letter)
 
     def _run(self) -> None:
@@ -193,17 +203,14 @@ class SendQueue:
             return
         left = len(letter.parts) - letter.sent
         self._check_time(letter, left)
-        if url := letter.next.url:
-            self.pulse.within(FETCH_TIMEOUT)
-            letter.parts[letter.sent] = Part(media=self.fetch(url))
+        self._prepare(letter)
         with self._store.transaction():
             self._driver.claim(letter.to, left)
             # Also one that is waited for: its fate is to be reported whatever becomes of us.
             number = letter.number or self._store.letterbox.add(letter.body())
             self._store.letterbox.mark(number, sent=letter.sent, under_way=True, refused=letter.refused)
         letter.number = number
-        file = letter.next.media
-        self.pulse.within(UPLOAD_TIMEOUT + file.size / UPLOAD_SPEED if file else SEND_TIMEOUT)
+        self.pulse.within(SEND_TIMEOUT)
         self._sent_at = time.monotonic()
         try:
             reply = self._driver.send_part(letter.to, letter.next, letter.client_id)
@@ -212,6 +219,18 @@ class SendQueue:
                 self._take_back(letter)
             raise
         self._arrived(letter, reply)
+
+    def _prepare(self, letter: Letter) -> None:
+        """Do what takes long while it is certain that nothing was sent yet."""
+        if (part := letter.next).url:
+            self.pulse.within(FETCH_TIMEOUT)
+            part = letter.parts[letter.sent] = Part(media=self.fetch(part))
+        if part.media:
+            patience = UPLOAD_TIMEOUT + part.media.size / UPLOAD_SPEED
+            self.pulse.within(patience)
+            deadline = time.monotonic() + patience
+            self._driver.prepare(letter.to, part, min(deadline, letter.deadline) if letter.waited else deadline)
+            self._check_time(letter, len(letter.parts) - letter.sent)
 
     def _check_time(self, letter: Letter, left: int) -> None:
         """Refuse what would still be sent when its caller has given up, and perhaps has sent it again."""
@@ -247,7 +266,8 @@ class SendQueue:
 
         def answer() -> None:
             if last and letter.waited and not letter.answer.done():
-                letter.answer.set_result({**reply, "parts": len(letter.parts)})
+                file = {"media_id": part.media.id} if part.media else {}
+                letter.answer.set_result({**reply, "parts": len(letter.parts), **file})
 
         self._note(letter, report, ended=last, answer=answer)
 
@@ -256,7 +276,7 @@ class SendQueue:
         if letter.waited or not self._worth_another_try(letter, ex):
             self._end(letter, ex)
             return
-        letter.pause = min(max(RETRY_FIRST, 2 * letter.pause), RETRY_MOST)
+        letter.pause = longer(letter.pause, RETRY_FIRST, RETRY_MOST)
         pause = max(letter.pause * random.uniform(0.8, 1.2), float(str(ex.fields.get("retry_after") or 0)))
         letter.due = time.monotonic() + pause
         logger.warning("not sent yet", extra={"action": "send", "reason": str(ex), "retry_in": pause})
@@ -271,6 +291,7 @@ class SendQueue:
         """Give up a letter."""
         logger.warning("not sent", extra={"action": "send", "receiver": letter.to[:8], "reason": str(ex)})
         ex.fields.setdefault("client_id", letter.client_id)
+        ex.fields.setdefault("id", letter.client_id)
         if letter.sent:
             ex.fields["parts_sent"] = letter.sent
         report = reports.sent(letter.client_id, letter.client_id, letter.unsent, letter.sender, letter.receiver, ex)
@@ -315,7 +336,7 @@ class SendQueue:
             self._letters = [other for other in self._letters if other is not letter]
 
 
-def _nothing_fetched(url: str) -> Media:
+def _nothing_fetched(part: Part) -> Media:
     raise ContentRejected("nothing is fetched here")
 
 

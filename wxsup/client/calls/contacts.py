@@ -77,7 +77,11 @@ class Contacts:
             raise ContentRejected(f"new_markname: {ex}") from ex
         if len(name) > MOST_MARKNAME:
             raise ContentRejected(f"new_markname has more than {MOST_MARKNAME} characters")
-        self._driver.set_markname(self.friend(call.parameters)["id"], name)
+        try:
+            friend = self.friend(call.parameters)
+        except ObjectNotFound:
+            raise ObjectNotFound from None  # here without an id (openwx-api.md 3.1)
+        self._driver.set_markname(friend["id"], name)
         return {"code": 0, "status": "success", "local": True}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 from wxsup.client.calls import Call, Calls
@@ -11,15 +12,15 @@ from wxsup.client.calls.uploads import Uploads
 from wxsup.client.drivers import Driver
 from wxsup.client.events import Events
 from wxsup.client.letters import Part
-from wxsup.client.media import Media
 from wxsup.client.sendqueue import SendQueue
 from wxsup.errors import CallFailed, ContentRejected, ObjectNotFound
 
 ALL = "@all"
 CONSULT_TIMEOUT, CONSULT_MOST = 30.0, 100.0
+CONSULT_LONGEST = 140.0  # with the sending; the controller gives up after 150 s
 #: Of a file that could not be stored, in the form of the original (openwx-api.md 3.6).
 NO_MEDIA = dict.fromkeys(
-    ("media_id", "media_code", "media_type", "media_path", "media_name", "media_size", "media_mime", "media_ext")
+    f"media_{name}" for name in ("id", "code", "type", "path", "name", "size", "mime", "ext", "mtime")
 )
 
 
@@ -52,16 +53,22 @@ class Mail:
         if call.get("id") == ALL:
             return self._send_to_all(call)
         friend = self._contacts.friend(call.parameters)
-        media, parts = self._parts(call)
-        shown = {"media_id": media.id} if media else {}
-        if call.truthy("async"):
-            client_id = self._queue.promise(friend, parts)
-            return {"code": 0, "status": "request already in execution", "client_id": client_id, **shown}
-        return {"code": 0, "status": "success", **self._queue.send(friend, parts), **shown}
+        parts = self._parts(call)
+        try:
+            if call.truthy("async"):
+                client_id = self._queue.promise(friend, parts)
+                shown = {"media_id": parts[-1].media.id} if parts[-1].media else {}
+                return {"code": 0, "status": "request already in execution", "client_id": client_id, **shown}
+            return {"code": 0, "status": "success", **self._queue.send(friend, parts)}
+        except CallFailed as ex:
+            ex.fields.setdefault("id", None)
+            if parts[-1].media or parts[-1].url:
+                ex.fields["media_id"] = ""
+            raise
 
     def _send_to_all(self, call: Call) -> dict[str, Any]:
         """Promise it to every friend who may be written to; the others are skipped, never forced."""
-        _, parts = self._parts(call)
+        parts = self._parts(call)
         queued = skipped = 0
         for friend in self._driver.friends():
             try:
@@ -80,17 +87,18 @@ class Mail:
             if media is None:
                 raise ContentRejected("invaild media: media_path, media_data or media_id is needed")
         except CallFailed as ex:
-            return {**NO_MEDIA, "media_mtime": None, **ex.body()}
+            return {**NO_MEDIA, **ex.body()}
         return {**media.fields(), "media_code": str(media.kind.code)}
 
     def _consult(self, call: Call) -> dict[str, Any]:
         """Send, and wait for the friend's next message."""
-        timeout = _seconds(call.get("timeout"))
+        began, timeout = time.monotonic(), _seconds(call.get("timeout"))
         friend = self._contacts.friend(call.parameters)
-        _, parts = self._parts(call)
-        before = self._events.newest()
+        parts = self._parts(call)
+        before = self._events.now(friend["id"])
         sent = self._queue.send(friend, parts)
-        answer = self._events.next_message(friend["id"], before, timeout)
+        left = CONSULT_LONGEST - (time.monotonic() - began)
+        answer = self._events.next_message(friend["id"], before, min(timeout, left))
         if answer is None:
             return {
                 "reply": None,
@@ -109,14 +117,14 @@ class Mail:
         self._driver.send_typing(self._contacts.friend(call.parameters)["id"], status == "1")
         return {"code": 0, "status": "success"}
 
-    def _parts(self, call: Call) -> tuple[Media | None, list[Part]]:
-        """Return the file and all that is to be sent: first the text, then the file."""
-        media = self._uploads.media(call)
+    def _parts(self, call: Call) -> list[Part]:
+        """Return all that is to be sent: first the text, then the file, which is there but for who does not wait."""
+        file = self._uploads.part(call, later=call.truthy("async"))
         content = call.get("content")
-        if media is None and "content" not in call.parameters:
+        if file is None and "content" not in call.parameters:
             raise ContentRejected("there is neither content nor media")
-        texts = self._driver.parts(content) if content or media is None else []
-        return media, [*(Part(text=text) for text in texts), *([Part(media=media)] if media else [])]
+        texts = self._driver.parts(content) if content or file is None else []
+        return [*(Part(text=text) for text in texts), *([file] if file else [])]
 
 
 def _seconds(value: str) -> float:

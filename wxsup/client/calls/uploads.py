@@ -10,7 +10,9 @@ from urllib.parse import quote
 
 from wxsup.client.calls import Call
 from wxsup.client.download import Download
-from wxsup.client.media import Folder, Kind, Media, Sink, of_code, of_type
+from wxsup.client.filetypes import Kind, of_code, of_type
+from wxsup.client.letters import Part
+from wxsup.client.media import Folder, Media, Sink
 from wxsup.client.server import Reply
 from wxsup.errors import ContentRejected, ObjectNotFound
 
@@ -50,13 +52,24 @@ class Uploads:
         headers = {"Content-Disposition": disposition, "X-Content-Type-Options": "nosniff"}
         return Reply(200, b"", found.mime, headers, file=found.path)
 
-    def from_url(self, url: str, *, name: str = "", kind: Kind | None = None) -> Media:
-        """Return the file at a URL; raise CallFailed where it cannot be had."""
-        return self._folder.keep(lambda sink: self._download.fetch(url, sink), name=name, kind=kind)
+    def from_url(self, part: Part) -> Media:
+        """Return the file of a part that has only a URL; raise CallFailed where it cannot be had."""
+        kind = of_code(str(part.code))
+        return self._folder.keep(lambda sink: self._download.fetch(part.url, sink), name=part.name, kind=kind)
+
+    def part(self, call: Call, *, later: bool) -> Part | None:
+        """Return the file that a call wants sent, one to be fetched `later` as its URL alone; None if it is none."""
+        path = call.get("media_path")
+        if later and is_url(path) and not (call.get("media_id") or call.get("media_data") or call.uploads):
+            self._download.check(path)
+            kind = _kind(call.parameters)
+            return Part(url=path, name=call.get("media_name"), code=kind.code if kind else 0)
+        media = self.media(call)
+        return Part(media=media) if media else None
 
     def _from_path(self, path: str, name: str, kind: Kind | None) -> Media:
-        if path.partition("://")[0].lower() in ("http", "https"):
-            return self.from_url(path, name=name, kind=kind)
+        if is_url(path):
+            return self.from_url(Part(url=path, name=name, code=kind.code if kind else 0))
         local = self._inside(path)
         return self._folder.keep(lambda sink: _read(local, sink), name=name or local.name, kind=kind)
 
@@ -70,6 +83,11 @@ class Uploads:
         if not found.is_relative_to(folder) or not found.is_file():
             raise ContentRejected("invaild media_path: there is no such file in the media folder")
         return found
+
+
+def is_url(path: str) -> bool:
+    """Tell whether a media_path is the address of a file."""
+    return path.partition("://")[0].lower() in ("http", "https") and "://" in path
 
 
 def _read(path: Path, sink: Sink) -> None:

@@ -67,6 +67,13 @@ class Driver(ABC):
         """Take back a claim of which nothing came."""
 
     @abstractmethod
+    def prepare(self, friend_id: str, part: Part, deadline: float) -> None:
+        """Do what takes long before a part can be sent, until the `deadline` (time.monotonic); nothing is sent by it.
+
+        Raises CallFailed.
+        """
+
+    @abstractmethod
     def send_part(self, friend_id: str, part: Part, client_id: str) -> dict[str, Any]:
         """Send a part and return the fields of the reply; raise CallFailed unless it was sent.
 

@@ -23,7 +23,7 @@ class Store:
             times = Times(self.database)
             self.people = People(self.database)
             self.outbox = Outbox(self.database, times)
-            self.held = HeldBack(self.database, self.outbox)
+            self.held = HeldBack(self.database, times, self.outbox)
             self.letterbox = Letterbox(self.database, times)
         except BaseException:
             self.database.close()

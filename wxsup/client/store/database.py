@@ -43,7 +43,7 @@ CREATE TABLE letter (number INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NUL
 CREATE TABLE said (number INTEGER PRIMARY KEY, bot TEXT NOT NULL, id TEXT NOT NULL, text TEXT NOT NULL,
     at REAL NOT NULL, UNIQUE (bot, id));
 CREATE TABLE held (number INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL, conversation TEXT NOT NULL,
-    source TEXT, to_post INTEGER NOT NULL, to_check INTEGER NOT NULL);
+    created REAL NOT NULL, source TEXT, to_post INTEGER NOT NULL, to_check INTEGER NOT NULL);
 CREATE INDEX held_conversation ON held (conversation, number);
 """,
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
 from wxsup.client.store.database import Database
 from wxsup.client.store.outbox import Limits, Outbox
+from wxsup.client.store.times import Times
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,9 @@ class Held:
 class HeldBack:
     """What is on its way to the outbox."""
 
-    def __init__(self, database: Database, outbox: Outbox) -> None:
+    def __init__(self, database: Database, times: Times, outbox: Outbox) -> None:
         self._database = database
+        self._times = times
         self._outbox = outbox
 
     def holds(self, conversation: str) -> bool:
@@ -42,10 +45,11 @@ class HeldBack:
         """Hold a report back: until its file is fetched, or with no `source` until its turn has come."""
         with self._database.transaction():
             self._database.execute(
-                "INSERT INTO held (body, conversation, source, to_post, to_check) VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO held (body, conversation, created, source, to_post, to_check) VALUES (?, ?, ?, ?, ?, ?)",
                 (
                     json.dumps(body, ensure_ascii=False),
                     conversation,
+                    time.time(),
                     json.dumps(source, ensure_ascii=False) if source else None,
                     to_post,
                     to_check,
@@ -62,6 +66,19 @@ class HeldBack:
             if number not in blocked:
                 return Held(number, conversation, json.loads(body), json.loads(source))
         return None
+
+    def age(self, number: int) -> float:
+        """Return for how many seconds a report is held already."""
+        with self._database.transaction():
+            self._times.follow()
+            row = self._database.execute("SELECT created FROM held WHERE number = ?", (number,)).fetchone()
+        return time.time() - row[0] if row else 0.0
+
+    def ids(self, conversation: str) -> set[str]:
+        """Return the ids of the messages of a conversation that are held."""
+        with self._database.guard:
+            rows = self._database.execute("SELECT body FROM held WHERE conversation = ?", (conversation,)).fetchall()
+        return {str(json.loads(body).get("id", "")) for (body,) in rows}
 
     def count(self) -> int:
         """Return how many are held."""

@@ -18,3 +18,4 @@ class Times:
         if moved := self._clock.moved():
             self._database.execute("UPDATE event SET created = created + ? WHERE to_post", (moved,))
             self._database.execute("UPDATE letter SET created = created + ?", (moved,))
+            self._database.execute("UPDATE held SET created = created + ?", (moved,))

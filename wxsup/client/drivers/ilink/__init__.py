@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from wxsup.client.backoff import longer
 from wxsup.client.drivers import Driver
-from wxsup.client.drivers.ilink import messages, session
+from wxsup.client.drivers.ilink import session
 from wxsup.client.drivers.ilink.cdn import Cdn, key_of
+from wxsup.client.drivers.ilink.fields import objects, string
 from wxsup.client.drivers.ilink.gate import Gate
 from wxsup.client.drivers.ilink.halt import Halt
 from wxsup.client.drivers.ilink.intake import Intake
@@ -135,6 +137,9 @@ class Ilink(Driver):
 
     def give_back(self, friend_id: str) -> None:
         self._sender.give_back(friend_id)
+
+    def prepare(self, friend_id: str, part: Part, deadline: float) -> None:
+        self._sender.prepare(friend_id, part, deadline)
 
     def send_part(self, friend_id: str, part: Part, client_id: str) -> dict[str, Any]:
         return self._sender.send_part(friend_id, part, client_id)
@@ -278,7 +283,7 @@ class Ilink(Driver):
                 if self._halt:
                     return
                 errors += 1
-                pause = min(max(RETRY_FIRST, 2 * pause), RETRY_MOST)
+                pause = longer(pause, RETRY_FIRST, RETRY_MOST)
                 if isinstance(ex, Throttled):
                     pause = max(pause, ex.retry_after)
                 logger.warning("poll failed", extra={"action": "poll", "reason": str(ex), "retry_in": pause})
@@ -288,8 +293,8 @@ class Ilink(Driver):
                 continue
             pause, hold = 0.0, _hold(reply, hold)
             self._state.note(last_poll_at=int(time.time()))
-            cursor = _text(reply.get("get_updates_buf")) or cursor
-            received = messages.objects(reply.get("msgs"))
+            cursor = string(reply.get("get_updates_buf")) or cursor
+            received = objects(reply.get("msgs"))
             self._insist("messages", functools.partial(self._keep, current, cursor, received))
             if not received and time.monotonic() - asked < POLL_FLOOR:
                 self._halt.wait(POLL_FLOOR)  # a server that does not hold its polls must not be flooded
@@ -310,7 +315,7 @@ class Ilink(Driver):
             except (sqlite3.Error, OSError) as ex:
                 if self._halt.stopped:
                     return
-                pause = min(max(RETRY_FIRST, 2 * pause), RETRY_MOST)
+                pause = longer(pause, RETRY_FIRST, RETRY_MOST)
                 logger.error("cannot be kept", extra={"action": "keep", "what": what, "reason": str(ex)})
                 self._trouble(f"{what} cannot be kept: {ex}")
                 self.pulse.within(pause)
@@ -336,7 +341,3 @@ def _hold(reply: dict[str, Any], before: float) -> float:
     if not isinstance(hint, int) or hint <= 0:
         return before
     return min(max(hint, HOLD_LEAST * 1000), HOLD_MOST * 1000) / 1000
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""

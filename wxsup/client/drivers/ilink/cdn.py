@@ -22,7 +22,6 @@ from wxsup.options import Options
 BLOCK = 16
 CHUNK = 65536
 PAUSES = (1.0, 2.0)  # between attempts to upload (6)
-UPLOAD_TIMEOUT, SPEED = 60.0, 100_000.0  # and so many bytes a second, below which an upload is given up
 DOWNLOAD_TIMEOUT = 120.0
 
 
@@ -48,8 +47,8 @@ class Cdn:
         self._uploads.close()
         self._downloads.close()
 
-    def upload(self, path: Path, ticket: Callable[[dict[str, Any]], dict[str, Any]]) -> Uploaded:
-        """Bring a file to the CDN; `ticket(fields)` asks for the place (getuploadurl).
+    def upload(self, path: Path, ticket: Callable[[dict[str, Any]], dict[str, Any]], deadline: float) -> Uploaded:
+        """Bring a file to the CDN until the `deadline` (time.monotonic); `ticket(fields)` asks for the place.
 
         Raises MediaUploadFailed, TransportError and what `ticket` raises.
         """
@@ -66,7 +65,7 @@ class Cdn:
                 "aeskey": key.hex(),
             }
         )
-        param = self._put(self._upload_url(place, filekey), path, key, size)
+        param = self._put(self._upload_url(place, filekey), path, key, size, deadline)
         aes_key = base64.b64encode(key.hex().encode()).decode()
         return Uploaded({"encrypt_query_param": param, "aes_key": aes_key, "encrypt_type": 1}, size)
 
@@ -99,10 +98,10 @@ class Cdn:
             return f"{self._base}/upload?encrypted_query_param={quote(param, safe='')}&filekey={filekey}"
         raise MediaUploadFailed("WeChat gave no place for it", ret=None, errmsg=None, retryable=True)
 
-    def _put(self, url: str, path: Path, key: bytes, size: int) -> str:
+    def _put(self, url: str, path: Path, key: bytes, size: int, deadline: float) -> str:
         """Upload what is in `path` and return the parameter that it can be had under; the CDN fails now and then."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
-        deadline, failure = time.monotonic() + UPLOAD_TIMEOUT + size / SPEED, ""
+        failure = ""
         for pause in (*PAUSES, None):
             try:
                 answer = self._uploads.request(

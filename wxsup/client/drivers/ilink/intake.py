@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 from wxsup.client.drivers.ilink import messages
+from wxsup.client.drivers.ilink.fields import string, text_of
 from wxsup.client.drivers.ilink.gate import Gate
-from wxsup.client.drivers.ilink.quotes import text_of
 from wxsup.client.drivers.ilink.session import Session
 from wxsup.client.events import Events
 from wxsup.client.store import Store
@@ -78,7 +78,7 @@ class Intake:
 
     def _take_in(self, current: Session, message: dict[str, Any]) -> str:
         """Keep a message and its reports; return who wrote it, "" if it is not a new one of a user."""
-        sender = _text(message.get("from_user_id"))
+        sender = string(message.get("from_user_id"))
         if not sender or message.get("message_type") == messages.FROM_BOT:
             return ""
         if not self._store.people.remember(current.bot_id, messages.key_of(message), message):
@@ -86,7 +86,7 @@ class Intake:
         if message.get("group_id"):  # not seen in practice (5.4): kept, and not taken for a friend's
             return ""
         self._meet(current, sender, sender[:8])
-        self._store.people.heard(current.bot_id, sender, _text(message.get("context_token")), time.time())
+        self._store.people.heard(current.bot_id, sender, string(message.get("context_token")), time.time())
         self._gate.open(sender)
         friend = self._store.people.friend(current.bot_id, sender)
         assert friend
@@ -108,7 +108,3 @@ class Intake:
 
 def _cursor_key(session: Session) -> str:
     return f"cursor:{session.bot_id}"
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""

@@ -9,10 +9,12 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
-from wxsup.client import media, reports
+from wxsup.client import filetypes, reports
 from wxsup.client.drivers.ilink import quotes
-from wxsup.client.drivers.ilink.quotes import Said, text_of
-from wxsup.client.media import Kind
+from wxsup.client.drivers.ilink.fields import object_of, objects, text_of
+from wxsup.client.drivers.ilink.quotes import Said
+from wxsup.client.filetypes import Kind
+from wxsup.client.media import shown_name
 from wxsup.client.store.people import Friend
 
 FROM_USER, FROM_BOT = 1, 2
@@ -30,10 +32,10 @@ class _File:
 
 
 _FILES = {
-    2: _File("image_item", media.IMAGE),
-    3: _File("voice_item", media.VOICE),
-    4: _File("file_item", media.FILE),
-    5: _File("video_item", media.VIDEO),
+    2: _File("image_item", filetypes.IMAGE),
+    3: _File("voice_item", filetypes.VOICE),
+    4: _File("file_item", filetypes.FILE),
+    5: _File("video_item", filetypes.VIDEO),
 }
 
 
@@ -46,11 +48,6 @@ class Received:
 
     body: dict[str, Any]
     source: dict[str, Any] | None
-
-
-def objects(value: Any) -> list[dict[str, Any]]:
-    """Return the objects in what should be a list of objects."""
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def key_of(message: dict[str, Any]) -> str:
@@ -144,7 +141,7 @@ def content(item: dict[str, Any]) -> str:
     """Return how an item reads: its text, or a label with the transcript of what was spoken."""
     kind = item.get("type")
     if kind == TEXT and not isinstance(kind, bool):
-        return text_of(_object(item, "text_item").get("text"))
+        return text_of(object_of(item, "text_item").get("text"))
     if file := _file(item):
         return file.kind.label + _transcript(item)
     return f"[未知消息类型 {str(kind)[:20]}]"
@@ -156,41 +153,36 @@ def _file(item: dict[str, Any]) -> _File | None:
 
 
 def _transcript(item: dict[str, Any]) -> str:
-    return text_of(_object(item, "voice_item").get("text")) if item.get("type") == 3 else ""
+    return text_of(object_of(item, "voice_item").get("text")) if item.get("type") == 3 else ""
 
 
 def _file_fields(item: dict[str, Any], file: _File) -> dict[str, Any]:
     """Return what is known of a file before it is fetched."""
-    told = _object(item, file.item)
+    told = object_of(item, file.item)
     size = text_of(told.get("len"))
     fields: dict[str, Any] = {
         "media_id": "",
         "media_code": file.kind.code,
         "media_type": file.kind.type,
-        "media_name": media.shown_name(text_of(told.get("file_name"))),
+        "media_name": shown_name(text_of(told.get("file_name"))),
         "media_size": int(size) if size.isascii() and size.isdigit() and len(size) < 16 else "",
     }
-    if file.kind is media.VOICE:
+    if file.kind is filetypes.VOICE:
         length = told.get("playtime")
         fields |= {"voice_text": _transcript(item), "voice_ms": length if isinstance(length, int) else ""}
     return fields
 
 
 def _source(item: dict[str, Any], file: _File) -> dict[str, Any] | None:
-    told = _object(item, file.item)
-    place = _object(told, "media")
+    told = object_of(item, file.item)
+    place = object_of(told, "media")
     if not (text_of(place.get("encrypt_query_param")) or text_of(place.get("full_url"))):
         return None
-    key = text_of(told.get("aeskey")) if file.kind is media.IMAGE else ""
-    if not (key or text_of(place.get("aes_key")) or file.kind is media.IMAGE):
+    key = text_of(told.get("aeskey")) if file.kind is filetypes.IMAGE else ""
+    if not (key or text_of(place.get("aes_key")) or file.kind is filetypes.IMAGE):
         return None  # what has no key cannot be read; only an image may come plain (9.2)
     names = ("encrypt_query_param", "full_url", "aes_key")
     return {"media": {name: place[name] for name in names if name in place}, "aeskey": key}
-
-
-def _object(value: dict[str, Any], name: str) -> dict[str, Any]:
-    found = value.get(name)
-    return found if isinstance(found, dict) else {}
 
 
 def split(text: str, limit: int) -> list[str]:

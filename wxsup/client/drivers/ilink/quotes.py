@@ -7,22 +7,22 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from wxsup.client.drivers.ilink.fields import object_of, text_of
+
 #: Returns the text of an earlier message by its id, None when it is not known.
 Said = Callable[[str], str | None]
 
 
 def quote(item: dict[str, Any], said: Said, shown: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
     """Return the quote_* fields of an item, none when it quotes nothing; `shown` is how an item reads."""
-    ref = item.get("ref_msg")
-    if not isinstance(ref, dict) or not ref:
+    ref = object_of(item, "ref_msg")
+    if not ref:
         return {}
-    quoted = ref.get("message_item")
-    quoted = quoted if isinstance(quoted, dict) else {}
+    quoted = object_of(ref, "message_item")
     id_ = text_of(ref.get("svr_id")) or text_of(quoted.get("msg_id"))
     content = shown(quoted) if quoted else (said(id_) if id_ else None) or ""
     fields = {"quote_id": id_, "quote_title": text_of(ref.get("title")), "quote_content": content}
-    partial = ref.get("partial_text")
-    if isinstance(partial, dict) and partial:
+    if partial := object_of(ref, "partial_text"):
         fields["quote_partial"] = selected(content, partial)
     return fields
 
@@ -45,13 +45,6 @@ def selected(text: str, partial: dict[str, Any]) -> str:
         if found and wanted in ("", digest):
             return found
     return ""
-
-
-def text_of(value: Any) -> str:
-    """Return a text or a whole number as text, "" for all else (2.3)."""
-    if isinstance(value, str):
-        return value
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
 
 
 def _index(value: Any) -> int:

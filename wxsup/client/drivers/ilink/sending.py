@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from wxsup.client import media
+from wxsup.client import filetypes
 from wxsup.client.drivers.ilink import messages
 from wxsup.client.drivers.ilink.cdn import Cdn, Uploaded
+from wxsup.client.drivers.ilink.fields import text_of
 from wxsup.client.drivers.ilink.gate import Gate
-from wxsup.client.drivers.ilink.quotes import text_of
 from wxsup.client.drivers.ilink.session import Session
 from wxsup.client.drivers.ilink.wire import ApiError, Throttled, TokenDead, Wire
 from wxsup.client.http import NotConnected, TransportError
@@ -30,6 +30,7 @@ from wxsup.errors import (
 )
 from wxsup.options import Options
 
+UPLOAD_TIMEOUT = 60.0  # of what prepare() has done already, as a rule
 REUSE = 3600.0  # seconds for which a file at the CDN serves again
 
 
@@ -42,8 +43,8 @@ class _Place:
 
 
 # A voice goes out as a file: phones do not show it else (9.1).
-_PLACES = {media.IMAGE: _Place(2, 1), media.VIDEO: _Place(5, 2), media.FILE: _Place(4, 3)}
-_PLACES |= {media.EMOTICON: _PLACES[media.IMAGE], media.MICROVIDEO: _PLACES[media.VIDEO]}
+_PLACES = {filetypes.IMAGE: _Place(2, 1), filetypes.VIDEO: _Place(5, 2), filetypes.FILE: _Place(4, 3)}
+_PLACES |= {filetypes.EMOTICON: _PLACES[filetypes.IMAGE], filetypes.MICROVIDEO: _PLACES[filetypes.VIDEO]}
 
 
 class Sender:
@@ -80,6 +81,11 @@ class Sender:
     def give_back(self, friend_id: str) -> None:
         """Take back a claim of which nothing came."""
         self._gate.give_back(self._claimed_of, friend_id)
+
+    def prepare(self, friend_id: str, part: Part, deadline: float) -> None:
+        """Have the file of a part at the CDN."""
+        if part.media:
+            self._uploaded(self._current(), friend_id, part.media, deadline)
 
     def send_part(self, friend_id: str, part: Part, client_id: str) -> dict[str, Any]:
         """Send one message, for which there is a claim, and return the fields of the reply."""
@@ -122,19 +128,19 @@ class Sender:
     def _item(self, current: Session, friend_id: str, part: Part) -> dict[str, Any]:
         if part.media is None:
             return {"type": messages.TEXT, "text_item": {"text": part.text}}
-        place = _PLACES.get(part.media.kind, _PLACES[media.FILE])
-        uploaded = self._uploaded(current, friend_id, part.media, place)
+        place = _place(part.media)
+        uploaded = self._uploaded(current, friend_id, part.media, time.monotonic() + UPLOAD_TIMEOUT)
         at, size = uploaded.media, uploaded.size
-        if place is _PLACES[media.IMAGE]:
+        if place is _PLACES[filetypes.IMAGE]:
             return {"type": place.item, "image_item": {"media": at, "mid_size": size}}
-        if place is _PLACES[media.VIDEO]:
+        if place is _PLACES[filetypes.VIDEO]:
             return {"type": place.item, "video_item": {"media": at, "video_size": size}}
         return {
             "type": place.item,
             "file_item": {"media": at, "file_name": part.media.name, "len": str(part.media.size)},
         }
 
-    def _uploaded(self, current: Session, friend_id: str, file: Media, place: _Place) -> Uploaded:
+    def _uploaded(self, current: Session, friend_id: str, file: Media, deadline: float) -> Uploaded:
         """Bring a file to the CDN, unless it is there for this friend: nobody knows whether another could have it."""
         now = time.monotonic()
         self._there = {key: entry for key, entry in self._there.items() if now - entry[0] < REUSE}
@@ -143,11 +149,11 @@ class Sender:
             return found[1]
 
         def ticket(fields: dict[str, Any]) -> dict[str, Any]:
-            told = {**fields, "media_type": place.upload, "to_user_id": friend_id}
+            told = {**fields, "media_type": _place(file).upload, "to_user_id": friend_id}
             return self._wire.get_upload_url(current.base_url, current.token, told)
 
         try:
-            uploaded = self._cdn.upload(file.path, ticket)
+            uploaded = self._cdn.upload(file.path, ticket, deadline)
         except TokenDead as ex:
             raise NotLoggedIn("the login is lost", ret=ex.ret, errmsg=ex.errmsg, retryable=False) from ex
         except ApiError as ex:
@@ -164,3 +170,7 @@ class Sender:
         if friend is None:
             raise ObjectNotFound(id=None)
         return friend
+
+
+def _place(file: Media) -> _Place:
+    return _PLACES.get(file.kind, _PLACES[filetypes.FILE])

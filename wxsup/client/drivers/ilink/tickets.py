@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import dataclass
 
+from wxsup.client.backoff import longer
 from wxsup.client.drivers.ilink.session import Session
 from wxsup.client.drivers.ilink.wire import ApiError, TokenDead, Wire
 from wxsup.client.http import TransportError
@@ -63,7 +64,7 @@ class Tickets:
         except TokenDead as ex:
             raise NotLoggedIn("the login is lost") from ex
         except (ApiError, TransportError) as ex:
-            pause = min(max(RETRY_FIRST, 2 * (known.pause if known else 0.0)), RETRY_MOST)
+            pause = longer(known.pause if known else 0.0, RETRY_FIRST, RETRY_MOST)
             with self._guard:
                 self._tickets[key] = _Ticket("", now + pause, pause)
             raise RemoteRefusal(f"there is no ticket for typing: {ex}", retry_after=int(pause) + 1) from ex
