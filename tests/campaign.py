@@ -37,6 +37,7 @@ from tests.deadline import eventually
 from tests.installation import Installation
 from tests.ports import free_port
 from wxsup import names
+from wxsup.errors import NotSent
 
 ACCOUNTS = ("alice", "bob", "客服 一号")
 DRAIN = 150.0  # pauses between tries grow up to a minute
@@ -254,8 +255,8 @@ class Campaign:
         if said["code"] == 0:
             return Told("promised" if kind == "async" else "sent", said["client_id"])
         if said["code"] == -28:
-            return Told("not sent" if said["retryable"] else "unknown")
-        if said["code"] in (-21, -22, -23, -25, -26):
+            return Told("unknown")
+        if said["status"] == NotSent.status or said["code"] in (-21, -22, -23, -25, -26):
             return Told("not sent")
         if said["code"] == 9:  # the client died over it, or had died before
             return Told("unknown")
@@ -450,7 +451,7 @@ def _of_report(report: dict[str, Any] | None) -> str:
         return "promised, and no report says what became of it"
     if report["code"] == "":
         return "sent"
-    return "unknown" if report["code"] == -28 and not report["retryable"] else "not sent"
+    return "unknown" if report["code"] == -28 else "not sent"
 
 
 def _difference(said: list[str], received: list[str]) -> str:

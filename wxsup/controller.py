@@ -233,6 +233,8 @@ class Controller:
             try:
                 self._registry.save(client)
             except OSError as ex:
+                if known is None:
+                    self._registry.remove(client)  # its secret may be there already
                 raise StartFailed(f"the record cannot be written: {ex}", client=name) from ex
         return client
 

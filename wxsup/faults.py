@@ -24,6 +24,8 @@ def point(name: str) -> None:
 
 
 def _strike() -> None:
+    global _armed
+    _armed = ""  # once: the victim's number may be gone, or another's, when we come by again
     if _victim == "self":
         os.kill(os.getpid(), signal.SIGKILL)
     file = Path(_victim)

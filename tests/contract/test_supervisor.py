@@ -414,6 +414,8 @@ def test_a_stop_that_a_start_by_hand_meets_is_made_again(
     def operator(step: str) -> None:
         if step == point and left:
             left.pop()
+            # Starts of the other tests count, too, against the limit of starts.
+            real_systemd.machine.run("systemctl", "reset-failed", real_systemd.unit(client()), check=False)
             real_systemd.machine.systemctl("start", real_systemd.unit(client()))
 
     real_systemd.supervisor.start(client())

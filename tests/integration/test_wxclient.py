@@ -291,8 +291,9 @@ def test_reports_wait_for_their_receiver(bench: Bench) -> None:
     account = bench.running(post_api=f"http://127.0.0.1:{port}/reports")
     bench.people.say("alice", "nobody listens")
     eventually(lambda: "report not taken" in account.log())
-    with Receiver(port) as receiver:
-        receiver.status = 500
+    receiver = Receiver(port)
+    receiver.status = 500
+    with receiver:
         bench.people.say("alice", "nobody understands")
         eventually(lambda: "HTTP 500" in account.log())
         assert receiver.got == []
