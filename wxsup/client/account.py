@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import socket
@@ -14,22 +15,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from wxsup import __version__, daemon, files, names, record
-from wxsup.client.answering import Answers
-from wxsup.client.calls import table
-from wxsup.client.calls.uploads import Uploads
-from wxsup.client.download import Download
 from wxsup.client.drivers import Driver
-from wxsup.client.drivers.ilink import Ilink
-from wxsup.client.events import Events
-from wxsup.client.fetching import Fetcher
-from wxsup.client.heartbeat import Heartbeat
 from wxsup.client.journal import Journal
 from wxsup.client.keys import Keys
 from wxsup.client.lock import only_copy
-from wxsup.client.media import media_folder
-from wxsup.client.openwx import Openwx
+from wxsup.client.parts import Parts
 from wxsup.client.pulse import Pulse
-from wxsup.client.sendqueue import SendQueue
 from wxsup.client.server import Server
 from wxsup.client.state import Login, LoginState
 from wxsup.client.store import Store
@@ -39,9 +30,8 @@ from wxsup.options import Options
 
 logger = logging.getLogger(__name__)
 
-DRIVER_END = 1.5  # with FLUSH: a stop may take 3 s
+PARTS_END = 1.5  # with FLUSH: a stop may take 3 s
 DISK_PAUSE = 5.0  # between two looks whether a full disk has room
-HANG_UP = 0.3  # of it, for what remains to be noted of a send that was broken off
 FLUSH = 1.0
 
 SELF_TIMEOUT = 10.0
@@ -128,47 +118,23 @@ class _Account:
 
     def _run_with(self, store: Store) -> Exit:
         chosen = self._options
-        events = Events(store, chosen, key=self._keys.post)
-        driver = Ilink(chosen, self._state, store, events, started=self._environment.get("WXCLIENT_CREATED", ""))
-        queue = SendQueue(store, events, driver, self._state, chosen)
-        folder = media_folder(chosen, driver.name)
-        fetcher = Fetcher(store, events, folder, driver.fetch)
-        uploads = Uploads(folder, Download(chosen.media_url_allow, chosen.media_private_hosts))
-        queue.fetch = uploads.from_url
-        folder.needed = queue.files
-        events.poster.replied = Answers(driver, queue, events).take
-        events.held_back = fetcher.wake
-        driver.heard = queue.wake
-        self._state.changed = lambda old, new: self._tell(events, queue, old, new)
+        started = self._environment.get("WXCLIENT_CREATED", "")
+        parts = Parts(chosen, self._state, store, self._journal, self._keys, started=started, stop=self._stop.set)
+        self._state.changed = functools.partial(self._tell, parts)
         self._state.entered = self._show
         self._state.enter(Login.LOADING, trouble="")
-        calls = table.calls(
-            chosen, self._state, driver, queue, events, uploads, self._journal, store=store, stop=self._stop.set
-        )
-        api = Openwx(chosen.account, calls, secret=self._keys.hop)
-        heartbeat = Heartbeat(chosen, api.call_by_ourselves)
         try:
-            server = Server(("127.0.0.1", chosen.plugin_openwx_port), api.answer)
+            server = Server(("127.0.0.1", chosen.plugin_openwx_port), parts.api.answer)
         except OSError as ex:
             return self._refuse(f"port {chosen.plugin_openwx_port} cannot be opened: {ex.strerror}", Exit.BUSY)
         threading.Thread(target=server.serve_forever, name="serve", daemon=True).start()
         daemon.notify("READY=1")
-        events.start()
-        queue.start()
-        fetcher.wake()
-        heartbeat.start()
-        worker = threading.Thread(target=self._drive, args=(driver,), name="drive", daemon=True)
+        parts.start()
+        worker = threading.Thread(target=self._drive, args=(parts.driver,), name="drive", daemon=True)
         worker.start()
         logger.info("client listens", extra={"action": "listen", "client": chosen.account})
-        pulses = {
-            "the account's thread hangs": driver.pulse,
-            "the thread that sends hangs": queue.pulse,
-            "the thread that posts reports hangs": events.poster.pulse,
-            "the thread that fetches files hangs": fetcher.pulse,
-        }
-        daemon.Watchdog(lambda: self._ailing(pulses)).watch(self._stop)
-        heartbeat.stop()
-        self._end(driver, worker, queue, events, fetcher)
+        daemon.Watchdog(lambda: self._ailing(parts.pulses)).watch(self._stop)
+        self._end(parts, worker)
         server.close()
         return self._exit
 
@@ -181,28 +147,19 @@ class _Account:
         finally:
             self._stop.set()
 
-    def _end(
-        self, driver: Driver, worker: threading.Thread, queue: SendQueue, events: Events, fetcher: Fetcher
-    ) -> None:
+    def _end(self, parts: Parts, worker: threading.Thread) -> None:
         daemon.notify("STOPPING=1")
-        deadline = time.monotonic() + DRIVER_END
-        driver.stop()
-        queue.stop(grace=DRIVER_END - HANG_UP)
-        fetcher.stop()
-        driver.hang_up()
-        queue.stop(grace=HANG_UP)
-        fetcher.stop(grace=HANG_UP)
+        deadline = time.monotonic() + PARTS_END
+        parts.stop(grace=PARTS_END)
         worker.join(max(0.0, deadline - time.monotonic()))
         self._state.enter(Login.STOP)
-        events.event("stop")
-        events.stop(grace=FLUSH)
+        parts.events.event("stop")
+        parts.events.stop(grace=FLUSH)
         logger.info("client stopped", extra={"action": "stop", "client": self._options.account})
 
-    def _tell(self, events: Events, queue: SendQueue, old: Login, new: Login) -> None:
+    def _tell(self, parts: Parts, old: Login, new: Login) -> None:
         logger.info("state changed", extra={"action": "state", "client": self._options.account, "state": new.value})
-        events.event("state_change", old.value, new.value)
-        if new is Login.RUNNING:
-            queue.wake()
+        parts.moved(old, new)
 
     def _show(self) -> None:
         """Tell ``systemctl status`` where we stand, since when, and what we wait for."""
