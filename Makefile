@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test campaign check check-units format install uninstall clean
+.PHONY: help run demo test campaign check check-units format man install uninstall clean
 
 # Where install puts things: /usr for a package, with DESTDIR the folder that the package is made from.
 PREFIX ?= /usr/local
@@ -13,6 +13,10 @@ DESTDIR ?=
 SYSTEM_PYTHON ?= /usr/bin/python3
 LIB := $(PREFIX)/lib/wxsup
 NEW := $(DESTDIR)$(LIB).new
+SHARE := $(DESTDIR)$(PREFIX)/share
+MAN := $(SHARE)/man/man1
+COMPLETIONS := $(SHARE)/bash-completion/completions/wxsup $(SHARE)/zsh/site-functions/_wxsup \
+	$(SHARE)/fish/vendor_completions.d/wxsup.fish
 QUIETLY := --quiet --disable-pip-version-check
 
 help: ## list the targets
@@ -53,6 +57,9 @@ format: $(VENV)/.installed-dev ## bring the code into the house form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+man: $(VENV)/.installed ## write the man pages into build/man
+	@$(BIN)/python -m wxsup.manual build/man
+
 install: ## install for systemd under PREFIX, /usr/local; packagers set DESTDIR
 	@$(SYSTEM_PYTHON) -c 'import ensurepip' || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
 	@# What is installed goes on until all of the new is there: clients may be started meanwhile.
@@ -71,6 +78,10 @@ install: ## install for systemd under PREFIX, /usr/local; packagers set DESTDIR
 	@mkdir -p $(DESTDIR)$(PREFIX)/bin
 	@ln -sf $(LIB)/bin/wxsup $(DESTDIR)$(PREFIX)/bin/wxsup
 	@PYTHONDONTWRITEBYTECODE=1 $(DESTDIR)$(LIB)/bin/python -m wxsup install --root '$(DESTDIR)/' --prefix '$(PREFIX)'
+	@PYTHONDONTWRITEBYTECODE=1 $(DESTDIR)$(LIB)/bin/python -m wxsup.manual '$(MAN)'
+	@mkdir -p $(dir $(COMPLETIONS))
+	@set -e; set -- $(COMPLETIONS); for shell in bash zsh fish; do \
+		PYTHONDONTWRITEBYTECODE=1 $(DESTDIR)$(LIB)/bin/python -m wxsup completion $$shell > "$$1"; shift; done
 	@[ -n '$(DESTDIR)' ] || { systemd-sysusers wxsup.conf && systemd-tmpfiles --create wxsup.conf; }
 	@[ -n '$(DESTDIR)' ] || ! [ -d /run/systemd/system ] || { systemctl daemon-reload && systemctl reload dbus.service; }
 	@echo "installed; next: docs/howto/systemd.md"
@@ -80,7 +91,7 @@ uninstall: ## remove what install brought; settings, records, sessions and users
 		systemctl disable --now wxcontroller.socket wxcontroller.service wxclients.target wxsup-resume.service; \
 		systemctl stop 'wxclient@*.service'; }
 	@$(DESTDIR)$(LIB)/bin/python -m wxsup uninstall --root '$(DESTDIR)/' --prefix '$(PREFIX)'
-	@rm -rf $(DESTDIR)$(LIB) $(DESTDIR)$(PREFIX)/bin/wxsup
+	@rm -rf $(DESTDIR)$(LIB) $(DESTDIR)$(PREFIX)/bin/wxsup $(MAN)/wxsup.1 $(MAN)/wxsup-*.1 $(COMPLETIONS)
 	@! [ -d /run/systemd/system ] || [ -n '$(DESTDIR)' ] || { systemctl daemon-reload && systemctl reload dbus.service; }
 
 clean: ## remove what was built and installed here; ./var, which holds your clients, stays

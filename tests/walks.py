@@ -1,4 +1,4 @@
-"""Walks through a start or a stop on which somebody dies, by kill -9, between two steps; under whatever supervisor."""
+"""Walks through what is done to a client, on which somebody dies by kill -9 between two steps; any supervisor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.installation import Calls
 from wxsup import names, record
 
 #: Up to these points the record does not say yet what is meant: it will be as if nobody had asked.
-CLAIMED = {"start.claimed", "stop.claimed"}
+CLAIMED = {"start.claimed", "stop.claimed", "remove.claimed"}
 UNTOLD = CLAIMED | {"replace.written"}
 
 _numbers = itertools.count(1)
@@ -22,6 +22,8 @@ _numbers = itertools.count(1)
 def every_step(start: Iterable[str], stop: Iterable[str]) -> list[tuple[str, str]]:
     """Return every fault point with the verb that comes by it."""
     steps = [("start", f"start.{step}") for step in start] + [("stop", f"stop.{step}") for step in stop]
+    steps += [("restart", f"restart.{step}") for step in ("claimed", "marked", "stopped", "recorded")]
+    steps += [("remove", f"remove.{step}") for step in ("claimed", "marked", "purged")]
     return [*steps, ("start", "replace.written"), ("stop", "replace.written")]
 
 
@@ -39,7 +41,7 @@ class Walks(ABC):
 
     @abstractmethod
     def command(self, verb: str, name: str, fault: str, victim: str) -> CompletedProcess[str]:
-        """Start or stop a client with a fault armed, as a controller of its own."""
+        """Start, stop, restart or remove a client with a fault armed, as a controller of its own."""
 
     @abstractmethod
     def processes(self, name: str) -> int:
@@ -52,16 +54,19 @@ class Walks(ABC):
     def walk(
         self, verb: str, fault: str, victim: str, *, told: bool = True, revive: Callable[[], object] = lambda: None
     ) -> CompletedProcess[str]:
-        """Go one way; in the end all must be as the command asked, or, when nobody was `told`, as it was."""
+        """Go one way; in the end all must be as the command asked, or, when nobody was `told`, as it was.
+
+        After a restart the client runs in either case.
+        """
         name = f"客 {verb} {next(_numbers)}"
         first_port = self._next_port()
-        if verb == "stop":
+        if verb != "start":
             self.wx.json("start_client", client=name)
             self.wx.until(name, "scaning")
         done = self.command(verb, name, fault, victim.format(slug=names.slug(name)))
         revive()
         assert "Traceback" not in done.stderr, done.stderr
-        self.settled(name, running=(verb == "start") is told)
+        self.settled(name, running=verb == "restart" or (verb == "start") is told)
         assert self._next_port() == first_port, "a port was leaked"
         return done
 

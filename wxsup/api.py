@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 
 import falcon
 
-from wxsup import credentials
+from wxsup import credentials, values
 from wxsup.access import Caller, Gate
 from wxsup.controller import Controller
 from wxsup.errors import ApiNotFound, NameInvalid, ParameterRefused, TokenRefused, TooManyFailures, WxsupError
@@ -39,11 +39,15 @@ class Request(falcon.Request):
         super().__init__(env, options)
 
 
-class StartClient:
-    """start_client: the start parameters come in the query, by POST also in a form."""
+class Own:
+    """A call that the controller answers itself."""
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
+
+
+class StartClient(Own):
+    """start_client: the start parameters come in the query, by POST also in a form."""
 
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         params = _parameters(req)
@@ -54,11 +58,8 @@ class StartClient:
     on_post = on_get
 
 
-class StopClient:
+class StopClient(Own):
     """stop_client: answers when the process is gone."""
-
-    def __init__(self, controller: Controller) -> None:
-        self._controller = controller
 
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         name = _parameters(req).get("client", "")
@@ -68,11 +69,35 @@ class StopClient:
     on_post = on_get
 
 
-class CheckClient:
-    """check_client: the whole state of one client, or of all that the caller may see."""
+class RestartClient(Own):
+    """restart_client: stops and starts; with replace=1 the other parameters take the place of the old ones."""
 
-    def __init__(self, controller: Controller) -> None:
-        self._controller = controller
+    def on_get(self, req: Request, resp: falcon.Response) -> None:
+        params = _parameters(req)
+        name = params.pop("client", "")
+        req.caller.allow(Role.OPERATOR, name)
+        replace = _flag(params, "replace")
+        for given in params if not replace else ():
+            raise ParameterRefused(given, "only with replace=1")
+        _reply(resp, self._controller.restart(name, params if replace else None))
+
+    on_post = on_get
+
+
+class RemoveClient(Own):
+    """remove_client: stop_client, with purge=1 also for the session."""
+
+    def on_get(self, req: Request, resp: falcon.Response) -> None:
+        params = _parameters(req)
+        name = params.get("client", "")
+        req.caller.allow(Role.ADMIN, name)
+        _reply(resp, self._controller.remove(name, purge=_flag(params, "purge")))
+
+    on_post = on_get
+
+
+class CheckClient(Own):
+    """check_client: the whole state of one client, or of all that the caller may see."""
 
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         name = _parameters(req).get("client")
@@ -83,11 +108,8 @@ class CheckClient:
     on_head = on_get
 
 
-class GetQrcode:
+class GetQrcode(Own):
     """get_qrcode: the picture to scan, or 404 when no scan is wanted; it only reads."""
-
-    def __init__(self, controller: Controller) -> None:
-        self._controller = controller
 
     def on_get(self, req: Request, resp: falcon.Response) -> None:
         name = _parameters(req).get("client", "")
@@ -120,6 +142,8 @@ def create_app(controller: Controller, proxy: Proxy, gate: Gate) -> falcon.App[R
     app = falcon.App(middleware=[Admission(gate)], request_type=Request)
     app.add_route("/openwx/start_client", StartClient(controller))
     app.add_route("/openwx/stop_client", StopClient(controller))
+    app.add_route("/openwx/restart_client", RestartClient(controller))
+    app.add_route("/openwx/remove_client", RemoveClient(controller))
     app.add_route("/openwx/check_client", CheckClient(controller))
     app.add_route("/openwx/get_qrcode", GetQrcode(controller))
 
@@ -158,6 +182,14 @@ def _parameters(req: Request) -> dict[str, str]:
         for name, value in _pairs(content, found):
             found[name] = value
     return found
+
+
+def _flag(params: dict[str, str], name: str) -> bool:
+    """Take a parameter that is 1 or 0 out of `params`; raise ParameterRefused for anything else."""
+    try:
+        return bool(values.flag(params.pop(name, "0")))
+    except ValueError as ex:
+        raise ParameterRefused(name, str(ex)) from ex
 
 
 def _query(req: Request) -> dict[str, str]:

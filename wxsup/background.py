@@ -60,7 +60,7 @@ class Background:
 
             self._repeat(ask, self._settings.poll_interval)
 
-    def _repeat(self, step: Callable[[], None], interval: float) -> None:
+    def _repeat(self, step: Callable[[], object], interval: float) -> None:
         """Do `step` for ever; whatever goes wrong in it, the next one comes."""
         while not self._stopped.is_set():
             try:

@@ -1,4 +1,4 @@
-"""The use cases: start, stop, check, qrcode, sync. Here the records meet the supervisor.
+"""The use cases: start, stop, restart, remove, check, qrcode, sync. Here the records meet the supervisor.
 
 Start: record (pending) -> supervisor -> pending off. Stop: record (gone) -> supervisor -> record removed. A crash in
 between leaves a record that says what was meant, and sync() finishes it.
@@ -7,7 +7,6 @@ between leaves a record that says what was meant, and sync() finishes it.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from wxsup import faults, files, kinds, names, options, record
+from wxsup import entries, faults, files, kinds, names, options, record
 from wxsup.environment import environment, path_of
 from wxsup.errors import (
     ClientMissing,
@@ -59,7 +58,7 @@ class Controller:
             status = self._supervisor.status(slug).get(slug)
             if known and known.want is Want.UP and status and status.pid and status.state is not State.STOPPING:
                 self._settle(known)
-                return {"code": 0, "status": "client already exists", **_entry(known, status)}
+                return {"code": 0, "status": "client already exists", **entries.entry(known, status)}
             if known and known.want is Want.GONE:
                 self._remove(known)
                 known = None
@@ -70,14 +69,48 @@ class Controller:
             faults.point("start.recorded")
             status = self._launch(client, known)
             faults.point("start.settled")
+        return self._started(client, status)
+
+    def restart(self, name: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Stop and start the client `name` on its port, and return the entry that start_client answers with.
+
+        With `params` these take the place of those that it was started with. One that is down is started.
+        """
+        slug = _slug(name)
+        accepted = None if params is None else options.accept(params, post_api_allow=self._settings.post_api_allow)
+        self._known(slug)
+        with self._registry.claimed(slug, timeout=CLAIM_TIMEOUT):
+            faults.point("restart.claimed")
+            known = self._known(slug)
+            if known.want is Want.GONE:
+                self._remove(known)
+                raise ClientUnknown
+            self._supervisor.status(slug)  # one that cannot be asked cannot be told either
+            # Until it is down the record is that of the process; from here on sync() starts it again.
+            client = dataclasses.replace(known, pending=True)
+            self._save(client)
+            faults.point("restart.marked")
+            self._supervisor.stop(client)
+            faults.point("restart.stopped")
+            if accepted is not None:
+                driver = accepted.get("driver", self._settings.driver)
+                client = self._derived(dataclasses.replace(client, params=accepted, driver=driver))
+                self._save(client)
+            faults.point("restart.recorded")
+            status = self._launch(client, known)
+        return self._started(client, status)
+
+    def _started(self, client: Client, status: Status) -> dict[str, Any]:
+        """Return the answer to a start that has come to its end."""
+        name = client.name
         if not status.pid:
             raise NoPid(status.reason, client=name)
-        if ignored := sorted(accepted.keys() & set(options.WITHOUT_EFFECT)):
+        if ignored := sorted(client.params.keys() & set(options.WITHOUT_EFFECT)):
             logger.info(
                 "parameters without effect", extra={"action": "start", "client": name, "names": ",".join(ignored)}
             )
         logger.info("client started", extra={"action": "start", "client": name, "port": client.port, "pid": status.pid})
-        return {"code": 0, "status": "success", **_entry(client, status)}
+        return {"code": 0, "status": "success", **entries.entry(client, status)}
 
     def stop(self, name: str) -> dict[str, Any]:
         """Stop the client `name`, forget it, and return the entry that stop_client answers with; its session stays."""
@@ -92,19 +125,45 @@ class Controller:
             self._remove(client)
             faults.point("stop.forgotten")
         logger.info("client stopped", extra={"action": "stop", "client": name, "pid": status.pid})
-        return {"code": 0, "status": "success", **_entry(client, status)}
+        return {"code": 0, "status": "success", **entries.entry(client, status)}
+
+    def remove(self, name: str, *, purge: bool = False) -> dict[str, Any]:
+        """Stop and forget the client `name`, whatever has become of it, and with `purge` delete its session.
+
+        Return the entry that stop_client answers with. With `purge` it may have been forgotten before, and a record
+        that cannot be read is in the way of nothing.
+        """
+        slug = _slug(name)
+        with self._registry.claimed(slug, timeout=CLAIM_TIMEOUT):
+            faults.point("remove.claimed")
+            status = self._supervisor.status(slug).get(slug, Status(State.STOPPED))
+            client, known = Client(name=name, slug=slug, port=0, driver=""), slug in self._registry.slugs()
+            with suppress(RecordInvalid):
+                if found := self._registry.find(slug):
+                    client = found
+                    self._mark(client, want=Want.GONE)
+            faults.point("remove.marked")
+            if known or status.pid:
+                self._down(client)
+            purged = purge and self._supervisor.purge(client)
+            faults.point("remove.purged")
+            if not (known or status.pid or purged):
+                raise ClientUnknown
+            self._registry.remove(client)
+        logger.info("client removed", extra={"action": "remove", "client": name, "pid": status.pid, "purged": purged})
+        return {"code": 0, "status": "success", **entries.entry(client, status), "purged": purged}
 
     def check(self, name: str | None = None) -> list[dict[str, Any]]:
         """Return the whole state of every client, or of one; one that cannot be read spoils only its own entry."""
         if name is None:
             statuses = self._supervisor.status()
-            return [self._state(entry, statuses.get(entry.slug)) for entry in self._registry.list()]
+            return [entries.state(entry, statuses.get(entry.slug)) for entry in self._registry.list()]
         slug = _slug(name, missing=ClientUnknown)
         try:
             entry: Client | Broken = self._known(slug)
         except RecordInvalid as ex:
             entry = Broken(slug, str(ex))
-        return [self._state(entry, self._supervisor.status(slug).get(slug))]
+        return [entries.state(entry, self._supervisor.status(slug).get(slug))]
 
     def qrcode(self, name: str) -> bytes | None:
         """Return the picture of the code that the client `name` wants scanned, None when it wants none."""
@@ -174,35 +233,41 @@ class Controller:
         except Stopped:
             return []
 
-    def sync(self) -> None:
-        """Finish every start and stop that was cut short; start nothing else, whatever the supervisor says of it."""
-        for client in self.clients():
-            if client.pending or client.want is Want.GONE:
-                self._finish(client.slug)
+    def sync(self) -> list[str]:
+        """Finish every start and stop that was cut short, and return the names of these clients.
 
-    def refresh(self, *, definitions: bool = False) -> None:
-        """Bring records up to the settings in force, for the next start of each client.
+        Start nothing else, whatever the supervisor says of it.
+        """
+        left = [client for client in self.clients() if client.pending or client.want is Want.GONE]
+        return [client.name for client in left if self._finish(client.slug)]
+
+    def refresh(self, *, definitions: bool = False) -> list[str]:
+        """Bring records up to the settings in force, for the next start of each client; return whose have changed.
 
         With `definitions` also what the supervisor reads at its own start; only for the time before that: later it
         would not see that they have changed.
         """
+        changed = []
         for slug in self._registry.slugs():
             try:
                 with self._registry.claimed(slug, timeout=CLAIM_TIMEOUT):
                     client = self._registry.find(slug)
-                    if client is not None:
-                        self._refresh(client, definitions)
+                    if client is not None and self._refresh(client, definitions):
+                        changed.append(client.name)
             except (WxsupError, OSError) as ex:  # it spoils only its own client, which goes on as it was
                 logger.warning("client not refreshed", extra={"action": "refresh", "client": slug, "reason": str(ex)})
+        return changed
 
-    def _refresh(self, client: Client, definitions: bool) -> None:
+    def _refresh(self, client: Client, definitions: bool) -> bool:
         derived = self._derived(client)
-        if derived != client or not self._registry.secrets_stand(derived):
+        changed = derived != client or not self._registry.secrets_stand(derived)
+        if changed:
             self._registry.save(derived)
         if definitions and derived.want is Want.UP:
             for path, text in self._supervisor.render(derived).items():
                 if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
                     files.replace(path, text)
+        return changed
 
     def _allowed(self, client: Client) -> Client:
         """Return `client` without the start parameters that the settings do not allow any more."""
@@ -231,12 +296,18 @@ class Controller:
                 )
             )
             try:
-                self._registry.save(client)
-            except OSError as ex:
+                self._save(client)
+            except StartFailed:
                 if known is None:
                     self._registry.remove(client)  # its secret may be there already
-                raise StartFailed(f"the record cannot be written: {ex}", client=name) from ex
+                raise
         return client
+
+    def _save(self, client: Client) -> None:
+        try:
+            self._registry.save(client)
+        except OSError as ex:
+            raise StartFailed(f"the record cannot be written: {ex}", client=client.name) from ex
 
     def _launch(self, client: Client, before: Client | None) -> Status:
         """Have the supervisor start what was recorded; take the record back when it says at once that it cannot."""
@@ -265,14 +336,19 @@ class Controller:
             logger.error("record not changed", extra={"action": "record", "client": client.name, "reason": str(ex)})
 
     def _remove(self, client: Client) -> None:
-        self._supervisor.stop(client)
-        for option in ("state_path", "qrcode_path", "pid_path"):
-            with suppress(PermissionError):  # they are another user's, and systemd cleans them
-                path_of(client, option).unlink(missing_ok=True)
+        self._down(client)
         faults.point("stop.cleaned")
         self._registry.remove(client)
 
-    def _finish(self, slug: str) -> None:
+    def _down(self, client: Client) -> None:
+        """Stop `client` and delete what tells of its process."""
+        self._supervisor.stop(client)
+        for option in ("state_path", "qrcode_path", "pid_path"):
+            # They are another user's, and systemd cleans them; or the record does not say where they are.
+            with suppress(PermissionError, RecordInvalid):
+                path_of(client, option).unlink(missing_ok=True)
+
+    def _finish(self, slug: str) -> bool:
         try:
             with self._registry.claimed(slug, timeout=0):
                 client = self._registry.find(slug)
@@ -282,10 +358,12 @@ class Controller:
                     self._supervisor.start(client)
                     self._settle(client)
                 else:
-                    return
+                    return False
             logger.info("unfinished work finished", extra={"action": "sync", "client": client.name})
         except (WxsupError, OSError) as ex:  # busy, unreachable, not startable: the next sync tries again
             logger.warning("unfinished work left", extra={"action": "sync", "client": slug, "reason": str(ex)})
+            return False
+        return True
 
     def _derived(self, client: Client) -> Client:
         return dataclasses.replace(client, environment=environment(self._allowed(client), self._settings))
@@ -295,30 +373,6 @@ class Controller:
         if client is None:
             raise ClientUnknown
         return client
-
-    def _state(self, entry: Client | Broken, status: Status | None) -> dict[str, Any]:
-        status = status or Status(State.STOPPED)
-        process = {"process": status.state.value, **({"reason": status.reason} if status.reason else {})}
-        if isinstance(entry, Broken):
-            return {"account": names.name(entry.slug), "state": "unknown", "error": entry.reason, **process}
-        shown = {
-            "account": entry.name,
-            "driver": entry.driver,
-            "port": entry.port,
-            "pid": status.pid or None,
-            **process,
-        }
-        try:
-            told = json.loads(files.read_plain(path_of(entry, "state_path")))
-            if not isinstance(told, dict):
-                raise ValueError("it is not a JSON object")
-        except FileNotFoundError:
-            return {**shown, "state": "init" if status.pid else "stop"}
-        except (OSError, ValueError, RecursionError, RecordInvalid) as ex:
-            return {**shown, "state": "unknown", "error": f"state file: {ex}"}
-        if not status.pid:
-            return {**told, **shown, "state": "stop"}
-        return {**told, **shown} if told.get("pid") == status.pid else {**shown, "state": "init"}
 
 
 def open_controller(settings: Settings) -> Controller:
@@ -338,7 +392,3 @@ def _slug(name: str, *, missing: type[WxsupError] = ClientMissing) -> str:
     if name in ("", "0"):
         raise missing
     return names.slug(name)
-
-
-def _entry(client: Client, status: Status) -> dict[str, Any]:
-    return {**client.params, "client": client.name, "account": client.name, "pid": status.pid, "port": client.port}

@@ -6,6 +6,7 @@
     |-- NoFreePort                     2   200
     |-- StartFailed                    3   200
     |   `-- RecordInvalid              3   200
+    |-- PurgeFailed                    3   200
     |-- NoPid                          4   200
     |-- TooManyClients                 5   200
     |-- ParameterRefused               6   400
@@ -95,6 +96,12 @@ class StartFailed(WxsupError):
 
 class RecordInvalid(StartFailed):
     """The record of a client cannot be read."""
+
+
+class PurgeFailed(WxsupError):
+    """The session of a client could not be deleted, or not all of it; the client is stopped."""
+
+    code, http_status, status = 3, 200, "session not removed"
 
 
 class NoPid(WxsupError):

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import grp
 import os
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from wxsup import faults
 offload: Callable[..., Any] = lambda call, *arguments: call(*arguments)  # noqa: E731
 
 LOCK_RETRY = 0.02
+DOOMED = "~"  # ends the name of a folder that is being deleted; no slug has such a character
 
 
 def private_directory(path: Path) -> Path:
@@ -96,6 +98,27 @@ def remove(path: Path) -> None:
     path.unlink(missing_ok=True)
     with suppress(FileNotFoundError):
         sync_directory(path.parent)
+
+
+def remove_tree(path: Path) -> bool:
+    """Delete the folder `path` with all that is in it and tell whether there was one.
+
+    Who looks there meanwhile, or after a crash in the middle, finds nothing rather than a part. What links in it lead
+    to stays; a link in its place is refused with OSError, as is anything else that is no folder.
+    """
+    doomed = path.with_name(path.name + DOOMED)
+    left_over = os.path.lexists(doomed)
+    if left_over:
+        offload(shutil.rmtree, doomed)
+    try:
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, "it is no folder of ours", str(path))
+        path.rename(doomed)
+    except FileNotFoundError:
+        return left_over
+    sync_directory(path.parent)
+    offload(shutil.rmtree, doomed)  # by descriptors, so that nobody can put a link into its way
+    return True
 
 
 def sync_directory(path: Path) -> None:

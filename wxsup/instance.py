@@ -16,12 +16,12 @@ from pathlib import Path
 
 import requests
 
-from wxsup import access, daemon, files, render
+from wxsup import access, daemon, files, ports, render
 from wxsup.addresses import Address
 from wxsup.controller import open_controller
 from wxsup.deployment import MINFDS
 from wxsup.errors import Refusal, SupervisorUnreachable
-from wxsup.settings import ENVIRONMENT, Settings
+from wxsup.settings import ENVIRONMENT, REMOTE, Settings
 from wxsup.supervisors import supervisord
 
 READY_TIMEOUT = 30.0
@@ -56,11 +56,12 @@ class Instance:
                 _check_free(address, patience)
             controller.refresh(definitions=True)
             files.replace(self.config, self.render())
-            told = {name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT)}
+            inherited = {name: value for name, value in os.environ.items() if name not in REMOTE}
+            told = {name: value for name, value in inherited.items() if name.startswith(ENVIRONMENT)}
             files.replace(self._settings.state_dir / RUNNING, json.dumps({**told, **environment}))
             child = subprocess.Popen(
                 [daemon.script("supervisord"), "-n", "-c", str(self.config)],
-                env={**os.environ, **environment},
+                env={**inherited, **environment},
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # a Ctrl-C is ours to pass on, once
                 preexec_fn=daemon.set_parent_death_signal,
@@ -183,24 +184,13 @@ def sandbox_settings(settings: Settings) -> dict[str, str]:
 def _check_free(address: Address, patience: float) -> None:
     """Refuse an address that somebody listens on, and still does after so many seconds."""
     deadline = time.monotonic() + patience
-    while not _free(address):
+    while not ports.free(address.port, address.host):
         if time.monotonic() >= deadline:
             raise Refusal(
                 f"port {address.port} on {address.host} is taken by another program; "
                 "stop that one, or choose another port with --listen or --sandbox-listen"
             )
         time.sleep(READY_POLL)
-
-
-def _free(address: Address) -> bool:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address.host, address.port))
-        except OSError:
-            return False
-    return True
 
 
 def _answers(url: str) -> bool:

@@ -24,12 +24,18 @@ def supervisor(settings: Settings, registry: Registry) -> Supervisor:
             raise SettingInvalid(
                 f"supervisor is 'systemd', which needs {ex.name}: pip install 'wxsup[systemd]'"
             ) from ex
+        ours = settings.systemd_scope == "user"
         return Systemd(
-            "SYSTEM" if settings.systemd_scope == "system" else "SESSION",
+            "SESSION" if ours else "SYSTEM",
+            settings.session_dir,
+            ours=ours,
             connections=connections(settings.workers),
         )
     return Supervisord(
-        settings.supervisord_socket, settings.supervisord_include, lambda client: _section(client, settings, registry)
+        settings.supervisord_socket,
+        settings.supervisord_include,
+        lambda client: _section(client, settings, registry),
+        settings.session_dir,
     )
 
 

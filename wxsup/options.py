@@ -155,6 +155,11 @@ def accept(given: Mapping[str, str], *, post_api_allow: str = "") -> dict[str, s
     return dict(given)
 
 
+def http_names() -> tuple[str, ...]:
+    """Return the parameters that start_client takes and that have an effect."""
+    return ("driver", *REPORTING, *(item.name for item in fields(Options) if item.metadata["http"]))
+
+
 def from_environment(environment: Mapping[str, str]) -> Options:
     """Return the options in a client's environment; raise ValueError for a bad value."""
     given = {

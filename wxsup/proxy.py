@@ -23,7 +23,7 @@ Headers = list[tuple[str, str]]
 
 ANSWER_TIMEOUT = 150.0  # long polls hold up to 120 s; every time-out on the way is 130 s at least
 CHUNK = 65536
-HELD = ("/openwx/check_event",)  # calls that a client holds until there is something to say
+HELD = ("/openwx/check_event", "/openwx/get_log")  # calls that a client may hold until there is something to say
 
 _BODILESS = (204, 304)
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))

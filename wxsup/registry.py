@@ -9,14 +9,13 @@ from __future__ import annotations
 import errno
 import re
 import secrets
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
-from wxsup import files, names, record
+from wxsup import files, names, ports, record
 from wxsup.errors import ClientBusy, NoFreePort, RecordInvalid, TooManyClients
 from wxsup.model import Client
 from wxsup.options import FOREIGN
@@ -123,7 +122,7 @@ class Registry:
             raise TooManyClients
         taken = {entry.port for entry in entries if isinstance(entry, Client)}
         for port in range(self._first_port, LAST_PORT + 1):
-            if port not in taken and _free(port):
+            if port not in taken and ports.free(port):
                 return port
         raise NoFreePort
 
@@ -206,14 +205,3 @@ def _secrets(text: str) -> tuple[str, str]:
     if not re.fullmatch("[0-9a-f]{64}", hop):
         raise RecordInvalid("it is no secret of ours")
     return hop, post
-
-
-def _free(port: int) -> bool:
-    """Tell whether nobody listens on `port`: somebody outside our records may."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

@@ -72,6 +72,18 @@ class Controller:
         """Stop the client `name` and return its entry; its session stays."""
         return _as(dict, self._ask("POST", "stop_client", name, {}))
 
+    def restart(self, name: str) -> dict[str, Any]:
+        """Stop and start the client `name`, as it is and on its port, and return its entry."""
+        return _as(dict, self._ask("POST", "restart_client", name, {}))
+
+    def change(self, name: str, /, **params: object) -> dict[str, Any]:
+        """Restart the client `name` with `params` in place of those that it was started with; return its entry."""
+        return _as(dict, self._ask("POST", "restart_client", name, {**params, "replace": True}))
+
+    def remove(self, name: str, *, purge: bool = False) -> dict[str, Any]:
+        """Stop the client `name`, down or not, and with `purge` delete its session for good; return its entry."""
+        return _as(dict, self._ask("POST", "remove_client", name, {"purge": purge}))
+
     def check(self, name: str | None = None) -> list[dict[str, Any]]:
         """Return the state of the client `name`, or of every client that the token may see."""
         found: list[dict[str, Any]] = _as(dict, self._ask("GET", "check_client", name, {}))["client"]
@@ -107,6 +119,13 @@ class Controller:
         friend = {"id": id, "account": account, "displayname": displayname, "markname": markname}
         params = {**friend, "content": content, **({} if wait else {"async": True})}
         return _as(dict, self._ask("POST", "send_friend_message", name, params))
+
+    def log(self, name: str, *, lines: int = 200, after: int | None = None) -> dict[str, Any]:
+        """Return the newest `lines` of the log of the client `name`, and in ``next`` what `after` to ask with then.
+
+        With `after` only what came since; the client holds the call for a while when there is nothing.
+        """
+        return _as(dict, self._ask("GET", "get_log", name, {"lines": lines, "after": after}))
 
     def events(self, name: str, after: str | None = None) -> Iterator[dict[str, Any]]:
         """Yield the messages and events of the client `name`, for ever, each once.
@@ -153,7 +172,7 @@ class Controller:
                 allow_redirects=False,  # no answer of ours is one, and a token is not for others
             )
         except requests.RequestException as ex:
-            raise ControllerUnreachable(f"{self._url}: {ex}") from ex
+            raise ControllerUnreachable(f"{self._url}: {_cause(ex)}") from ex
 
 
 def verify_webhook(secret: str | bytes, headers: Mapping[str, str], body: bytes, max_age: float | None = 300) -> bool:
@@ -165,6 +184,16 @@ def verify_webhook(secret: str | bytes, headers: Mapping[str, str], body: bytes,
     if not hmac.compare_digest(expected.encode(), signature.encode()):
         return False
     return max_age is None or (timestamp.isdecimal() and abs(time.time() - int(timestamp)) <= max_age)
+
+
+def _cause(error: BaseException) -> str:
+    """Return what the operating system said, if it is behind `error`, rather than what was made of it on the way."""
+    found: BaseException | None = error
+    while found:
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror
+        found = found.__cause__ or found.__context__
+    return str(error)
 
 
 def _text(value: object) -> str:

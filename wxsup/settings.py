@@ -18,6 +18,10 @@ from wxsup.values import declare
 
 ENVIRONMENT = "WXSUP_"
 CONFIG = "WXSUP_CONFIG"
+#: What tells a command of a controller elsewhere; no setting, and nobody else's business.
+URL, TOKEN, TOKEN_FILE = "WXSUP_URL", "WXSUP_TOKEN", "WXSUP_TOKEN_FILE"
+DEFAULT = "default"
+REMOTE = (URL, TOKEN, TOKEN_FILE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,25 +106,40 @@ def load(
 
     The file is that of config_file().
     """
-    environment = os.environ if environment is None else environment
+    given, sources = _given(flags or {}, config, os.environ if environment is None else environment)
+    try:
+        settings = values.read(Settings, given)
+    except ValueError as ex:
+        raise SettingInvalid(f"{sources.get(str(ex).split(' ', 1)[0], DEFAULT)}: {ex}") from ex
+    if settings.driver == options.FOREIGN and not settings.command:
+        raise SettingInvalid(f"{sources['driver']}: driver is {settings.driver!r}, but there is no command")
+    return settings
+
+
+def sources(
+    flags: Mapping[str, str], *, config: Path | None = None, environment: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return for every setting where its value comes from."""
+    _, found = _given(flags, config, os.environ if environment is None else environment)
+    return {item.name: found.get(item.name, DEFAULT) for item in fields(Settings)}
+
+
+def _given(
+    flags: Mapping[str, str], config: Path | None, environment: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what is given as texts, and the source of each."""
     sources: dict[str, str] = {}
     given: dict[str, str] = {}
     for source, found in (
         ("environment", _from_systemd(environment)),
         *_from_file(config, environment),
         ("environment", _from_environment(environment)),
-        ("command line", dict(flags or {})),
+        ("command line", dict(flags)),
     ):
         _refuse_unknown(found, source)
         given.update(found)
         sources.update(dict.fromkeys(found, source))
-    try:
-        settings = values.read(Settings, given)
-    except ValueError as ex:
-        raise SettingInvalid(f"{sources.get(str(ex).split(' ', 1)[0], 'default')}: {ex}") from ex
-    if settings.driver == options.FOREIGN and not settings.command:
-        raise SettingInvalid(f"{sources['driver']}: driver is {settings.driver!r}, but there is no command")
-    return settings
+    return given, sources
 
 
 def as_environment(flags: Mapping[str, str]) -> dict[str, str]:
@@ -167,7 +186,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name.removeprefix(ENVIRONMENT).lower(): value
         for name, value in environment.items()
-        if name.startswith(ENVIRONMENT) and name != CONFIG
+        if name.startswith(ENVIRONMENT) and name not in (CONFIG, *REMOTE)
     }
 
 

@@ -36,7 +36,7 @@ class Role(Enum):
     """What a token is for."""
 
     ADMIN = "admin"  # everything
-    OPERATOR = "operator"  # start, stop, check, qrcode
+    OPERATOR = "operator"  # start, stop, restart, check, qrcode
     APP = "app"  # the calls that are passed on to a client
 
 

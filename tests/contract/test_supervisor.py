@@ -19,7 +19,7 @@ from tests.deadline import eventually
 from tests.installation import SCRIPTS, alive
 from tests.machine import Machine, require
 from wxsup import names
-from wxsup.errors import StartFailed, SupervisorUnreachable
+from wxsup.errors import PurgeFailed, StartFailed, SupervisorUnreachable
 from wxsup.model import Client, State, Status
 from wxsup.supervisors import Supervisor
 from wxsup.supervisors.memory import Memory
@@ -40,6 +40,8 @@ class Kind:
     refuse: Callable[[Client], None]
     unreachable: Callable[[], None]
     reachable: Callable[[], None]
+    keep: Callable[[Client], None]
+    kept: Callable[[], set[str]]
 
 
 def answers(supervisor: Supervisor) -> bool:
@@ -49,6 +51,17 @@ def answers(supervisor: Supervisor) -> bool:
     except SupervisorUnreachable:
         return False
     return True
+
+
+def keep(sessions: Path, client: Client) -> None:
+    """Give a client a session with something in it."""
+    (sessions / client.slug / "media").mkdir(parents=True, exist_ok=True)
+    (sessions / client.slug / "media/picture").write_text("precious")
+
+
+def kept(sessions: Path) -> set[str]:
+    """Return what lies where the sessions are."""
+    return {path.name for path in sessions.iterdir()}
 
 
 @contextmanager
@@ -65,6 +78,8 @@ def memory(folder: Path) -> Iterator[Kind]:
         refuse=refuse,
         unreachable=lambda: setattr(kind, "reachable", False),
         reachable=lambda: setattr(kind, "reachable", True),
+        keep=lambda client: kind.sessions.add(client.slug),
+        kept=lambda: set(kind.sessions),
     )
 
 
@@ -86,7 +101,8 @@ class RealSupervisord:
             f"[supervisorctl]\nserverurl=unix://{folder}/s.sock\n"
             f"[include]\nfiles={self.include}/*.conf\n"
         )
-        self.supervisor = Supervisord(folder / "s.sock", self.include, self.section)
+        self.sessions = folder / "sessions"
+        self.supervisor = Supervisord(folder / "s.sock", self.include, self.section, self.sessions)
 
     def section(self, client: Client) -> str:
         command = shlex.join(self.commands.get(client.slug, SLEEPER)).replace("%", "%%")
@@ -140,6 +156,8 @@ def supervisord(folder: Path) -> Iterator[Kind]:
             refuse=real.refuse,
             unreachable=real.down,
             reachable=real.up,
+            keep=lambda client: keep(real.sessions, client),
+            kept=lambda: kept(real.sessions),
         )
     finally:
         real.down()
@@ -157,6 +175,7 @@ Type=exec
 Environment=COMMAND="sleep infinity"
 EnvironmentFile=-/run/test/%i
 ExecStart=/bin/sh -c "exec ${COMMAND}"
+StateDirectory=test/%i
 Restart=on-failure
 RestartSec=100ms
 TimeoutStopSec=2
@@ -164,7 +183,8 @@ TimeoutStopSec=2
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.supervisor = Systemd(machine.bus)
+        self.sessions = machine.path("/var/lib/test")
+        self.supervisor = Systemd(machine.bus, self.sessions)
         machine.path("/run/test").mkdir(exist_ok=True)
         machine.path("/run/systemd/system/wxclient@.service").write_text(self.TEMPLATE)
         machine.systemctl("daemon-reload")
@@ -224,6 +244,8 @@ def systemd(machine: Machine) -> Iterator[Kind]:
         refuse=real.refuse,
         unreachable=real.down,
         reachable=real.up,
+        keep=lambda client: keep(real.sessions, client),
+        kept=lambda: kept(real.sessions),
     )
     real.clear()
 
@@ -332,6 +354,21 @@ def test_a_supervisor_that_cannot_be_asked_is_an_error_and_never_a_state(kind: K
     eventually(lambda: kind.supervisor.status()["alice"].pid, what="the client after the supervisor came back")
 
 
+@pytest.mark.parametrize("name", ["alice", *HOSTILE])
+def test_a_purge_deletes_the_session_of_one_client_and_nothing_else(kind: Kind, name: str) -> None:
+    for other in (client(name), client("alice-2"), client(name + "x")):
+        kind.keep(other)
+    before = kind.kept()
+    kind.supervisor.start(client(name))
+    kind.supervisor.stop(client(name))
+    assert kind.kept() == before, "a stop deletes no session"
+    assert kind.supervisor.purge(client(name)) is True
+    assert kind.kept() == before - {names.slug(name)}
+    assert kind.supervisor.purge(client(name)) is False
+    for other in (client("alice-2"), client(name + "x")):
+        assert kind.supervisor.purge(other) is True
+
+
 def test_a_client_answers_at_its_own_port(kind: Kind) -> None:
     assert kind.supervisor.address(client(port=3005)) == ("127.0.0.1", 3005)
 
@@ -383,6 +420,32 @@ def test_programs_of_others_are_not_ours(real: RealSupervisord) -> None:
     real.ctl("update")
     assert "other" in real.ctl("status")
     assert real.supervisor.status() == {}
+
+
+def test_a_link_in_the_place_of_a_session_or_in_one_leads_nowhere(real: RealSupervisord) -> None:
+    precious = real.folder / "precious"
+    keep(precious, client())
+    real.sessions.mkdir()
+    (real.sessions / "alice").symlink_to(precious)
+    with pytest.raises(PurgeFailed, match="no folder of ours"):
+        real.supervisor.purge(client())
+    (real.sessions / "alice").unlink()
+    keep(real.sessions, client())
+    (real.sessions / "alice/link").symlink_to(precious)
+    assert real.supervisor.purge(client())
+    assert (kept(real.sessions), kept(precious)) == (set(), {"alice"})
+
+
+def test_a_purge_cut_short_is_finished_by_the_next(real: RealSupervisord) -> None:
+    keep(real.sessions, client())
+    (real.sessions / "alice").rename(real.sessions / "alice~")
+    keep(real.sessions, client())
+    assert real.supervisor.purge(client())
+    assert kept(real.sessions) == set()
+    keep(real.sessions, client())
+    (real.sessions / "alice").rename(real.sessions / "alice~")
+    assert real.supervisor.purge(client())
+    assert kept(real.sessions) == set()
 
 
 def test_after_a_restart_of_supervisord_every_client_runs_again(real: RealSupervisord) -> None:

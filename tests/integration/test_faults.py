@@ -1,4 +1,4 @@
-"""kill -9 of the controller, of supervisord and of the client between every two steps of a start and of a stop."""
+"""kill -9 of the controller, of supervisord and of the client between every two steps of whatever is done to one."""
 
 from __future__ import annotations
 

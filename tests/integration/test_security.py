@@ -14,7 +14,7 @@ from tests.deadline import eventually
 from tests.installation import Installation
 
 ROLES = ("admin", "operator", "app")
-MANAGED = ("start_client", "stop_client", "check_client", "get_qrcode")
+MANAGED = ("start_client", "stop_client", "restart_client", "remove_client", "check_client", "get_qrcode")
 
 PARAMETER, NAME = (400, 6), (400, 8)
 UNKNOWN, NOT_FOUND, UNSUPPORTED, REJECTED, DONE = (200, 1), (200, 100), (200, -20), (200, -24), (200, 0)
@@ -76,6 +76,11 @@ HOLES: dict[str, Hole] = {
     "11 another WeChat": start(ilink_base="http://evil.example/"),
     "12 a text in an address": to_victim("search_friend", NOT_FOUND, name="x&client=other#/../<xml>"),
     "13 a log elsewhere": start(log_path="/tmp/log"),
+    "13 a restart with a log elsewhere": (
+        "restart_client",
+        {"client": "victim", "replace": "1", "log_path": "/tmp/log"},
+        PARAMETER,
+    ),
     "14 code": start(code="0"),
     "14 status": start(status="success"),
     "14 pid": start(pid="1"),

@@ -144,12 +144,12 @@ def test_wxsup_check_names_what_is_wrong_with_the_tokens(wx: Installation) -> No
 
     assert check().returncode == 0
     found = check("--listen=0.0.0.0:2000", "--for-start")
-    assert (found.returncode, "FAIL  addresses: 0.0.0.0:2000" in found.stdout) == (1, True)
+    assert (found.returncode, "FAIL\taddresses: 0.0.0.0:2000\t" in found.stdout) == (1, True)
     add(wx)
     assert check("--listen=0.0.0.0:2000").returncode == 0
     (wx.folder / "var/tokens.json").chmod(0o666)
     found = check()
-    assert (found.returncode, "FAIL  tokens: " in found.stdout, "chmod 600" in found.stdout) == (1, True, True)
+    assert (found.returncode, "FAIL\ttokens: " in found.stdout, "chmod 600" in found.stdout) == (1, True, True)
     assert check("--for-start").returncode == 0, "it answers, though it lets nobody in"
     (wx.folder / "var/tokens.json").chmod(0o600)
 

@@ -122,7 +122,7 @@ def test_commands_beside_a_running_instance_know_its_settings(wx: Installation) 
     refusal = subprocess.run(
         [SCRIPTS / "wxsup", "start", "beside", "foo=1"], cwd=wx.folder, capture_output=True, text=True, check=False
     )
-    assert (refusal.returncode, refusal.stderr.strip()) == (1, "Error: parameter not allowed: foo")
+    assert (refusal.returncode, refusal.stderr.strip()) == (2, "Error: parameter not allowed: foo")
 
 
 def test_a_bad_setting_is_a_usage_error_that_names_its_source(short_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 import pytest
@@ -107,7 +108,7 @@ def test_what_is_installed_follows_the_users_settings_and_leaves_them_alone(wx: 
     settings = wx.machine.path(f"{HOME}/.config/wxsup/wxsup.toml").read_text()
     assert settings.endswith(SETTINGS), "the second install has kept them"
     assert wx.type("systemctl --user show -P Listen wxcontroller.socket") == f"127.0.0.1:{PORT} (Stream)\n"
-    assert wx.type("wxsup check").splitlines()[-1] == "ok    supervisor: systemd"
+    assert "ok\tsupervisor: systemd\t\t" in wx.type("wxsup check").splitlines()
     assert wx.type("systemctl --user --failed --plain --no-legend") == ""
     units = f"{UNITS}/wx*.service {UNITS}/wx*.socket {UNITS}/wx*.slice {UNITS}/wxclients.target"
     assert wx.type(f"systemd-analyze --user verify --man=no --recursive-errors=no {units} 2>&1") == ""
@@ -179,6 +180,16 @@ def test_clients_are_back_with_the_users_systemd_as_after_a_boot(wx: Home) -> No
     assert after["port"] == before["port"]
     assert "qrcode_count" not in after
     assert [entry["account"] for entry in wx.json("check_client")["client"]] == ["a"]
+
+
+def test_a_removal_with_purge_deletes_the_session_which_is_the_users_own(wx: Home) -> None:
+    for name in (NAME, "other"):
+        running(wx, name)
+    wx.type(f"wxsup restart {shlex.quote(NAME)}")
+    wx.until(NAME, "running")
+    assert '"purged": true' in wx.type(f"wxsup remove {shlex.quote(NAME)} --purge --json")
+    assert wx.type(f"ls {STATE}/session").split() == ["other"]
+    assert wx.state("other")["state"] == "running"
 
 
 def test_uninstall_removes_the_units_and_a_new_install_finds_the_clients_again(wx: Home) -> None:

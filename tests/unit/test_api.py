@@ -18,7 +18,7 @@ from wxsup.proxy import Proxy
 
 PNG = b"\x89PNG\r\n\x1a\n..."
 JPEG = b"\xff\xd8\xff\xe0..."
-OWN_CALLS = ("start_client", "stop_client", "check_client", "get_qrcode")
+OWN_CALLS = ("start_client", "stop_client", "restart_client", "remove_client", "check_client", "get_qrcode")
 
 
 @pytest.fixture
@@ -75,11 +75,39 @@ def test_the_main_way_from_start_to_stop(api: TestClient, world: World) -> None:
     }
     assert get(api, "start_client", "client=alice").json == {**started, "status": "client already exists"}
     world.tell("alice", state="running")
-    entry = {"account": "alice", "driver": "ilink", "pid": 1000, "port": port, "process": "running", "state": "running"}
+    entry = {
+        "account": "alice",
+        "driver": "ilink",
+        "params": {"log_level": "debug"},
+        "pid": 1000,
+        "port": port,
+        "process": "running",
+        "since": int(world.supervisor.status()["alice"].since),
+        "state": "running",
+    }
     assert get(api, "check_client").json == {"code": 0, "client": [entry]}
     assert get(api, "check_client", "client=alice").json == {"code": 0, "client": [entry]}
     assert get(api, "stop_client", "client=alice").json == started
     assert get(api, "check_client").json == {"code": 0, "client": []}
+
+
+def test_a_restart_keeps_the_parameters_or_takes_new_ones_and_nothing_in_between(api: TestClient) -> None:
+    started = get(api, "start_client", "client=alice&log_level=debug").json
+    assert get(api, "restart_client", "client=alice").json == {**started, "pid": 1001}
+    refused = get(api, "restart_client", "client=alice&log_level=warn")
+    assert (refused.status_code, refused.json["reason"]) == (400, "only with replace=1")
+    assert get(api, "restart_client", "client=alice&log_level=warn&replace=1").json["log_level"] == "warn"
+    assert "log_level" not in form(api, "restart_client", "client=alice&replace=1").json
+    assert get(api, "restart_client", "client=alice&replace=perhaps").json["code"] == 6
+
+
+def test_a_removal_takes_the_session_only_when_it_is_told_to(api: TestClient, world: World) -> None:
+    get(api, "start_client", "client=alice")
+    assert get(api, "remove_client", "client=alice&purge=perhaps").json["code"] == 6
+    assert get(api, "remove_client", "client=alice").json["purged"] is False
+    assert world.supervisor.sessions == {"alice"}
+    assert form(api, "remove_client", "client=alice&purge=1").json["purged"] is True
+    assert get(api, "remove_client", "client=alice&purge=1").json == {"code": 1, "status": "client not exists"}
 
 
 def test_json_is_sorted_compact_utf_8_without_escapes(api: TestClient, world: World) -> None:
@@ -101,11 +129,11 @@ NOT_EXISTS = {"code": 1, "status": "client not exists"}
     [
         *(
             (call, query, NOT_FOUND)
-            for call in ("start_client", "stop_client")
+            for call in ("start_client", "stop_client", "restart_client", "remove_client")
             for query in ("", "client=", "client=0")
         ),
         *(("get_qrcode", query, NOT_FOUND) for query in ("", "client=", "client=0")),
-        *((call, "client=bob", NOT_EXISTS) for call in ("stop_client", "get_qrcode", "check_client")),
+        *((call, "client=bob", NOT_EXISTS) for call in OWN_CALLS[1:]),
         *(("check_client", query, NOT_EXISTS) for query in ("client=", "client=0")),
         *(("get_friend_info", query, NOT_FOUND) for query in ("", "client=", "client=0", "name=x")),
         ("get_friend_info", "client=bob", NOT_EXISTS),

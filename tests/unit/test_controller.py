@@ -14,7 +14,9 @@ from tests.deadline import TIMEOUT
 from tests.unit.conftest import HOSTILE_NAMES, MakeWorld, World
 from wxsup import controller, files, names
 from wxsup.errors import (
+    ClientUnknown,
     ParameterRefused,
+    PurgeFailed,
     StartFailed,
     SupervisorUnreachable,
     WxsupError,
@@ -125,6 +127,8 @@ Call = Callable[[World, str], object]
 EVERY_CALL: dict[str, Call] = {
     "start": lambda world, name: world.controller.start(name, {}),
     "stop": lambda world, name: world.controller.stop(name),
+    "restart": lambda world, name: world.controller.restart(name),
+    "remove": lambda world, name: world.controller.remove(name, purge=True),
     "qrcode": lambda world, name: world.controller.qrcode(name),
     "reach": lambda world, name: world.controller.reach(name),
     "check": lambda world, name: world.controller.check(name),
@@ -278,7 +282,7 @@ def test_starts_of_many_clients_at_the_same_time_share_no_port(world: World) -> 
     assert len({client.port for client in world.controller.clients()}) == 10
 
 
-@pytest.mark.parametrize("call", ["start", "stop"])
+@pytest.mark.parametrize("call", ["start", "stop", "restart", "remove"])
 def test_a_client_that_is_being_worked_on_is_busy(world: World, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     monkeypatch.setattr(controller, "CLAIM_TIMEOUT", 0.05)
     world.controller.start("alice", {})
@@ -324,7 +328,171 @@ def test_a_stop_works_on_a_full_disk(world: World, monkeypatch: pytest.MonkeyPat
     assert world.registry.slugs() == []
 
 
+# restart_client
+
+
+def test_a_restart_makes_a_new_process_with_the_same_record_on_the_same_port(world: World) -> None:
+    started = world.controller.start("alice", {"log_level": "debug"})
+    before = world.record("alice")
+    assert world.controller.restart("alice") == {**started, "pid": 1001}
+    assert world.record("alice") == before
+
+
+def test_a_restart_with_parameters_takes_them_in_place_of_the_old_ones(world: World) -> None:
+    started = world.controller.start("alice", {"log_level": "debug", "send_interval": "2"})
+    again = world.controller.restart("alice", {"log_level": "warn"})
+    assert (again["port"], again["log_level"], "send_interval" in again) == (started["port"], "warn", False)
+    record = world.record("alice")
+    assert record.params == {"log_level": "warn"}
+    assert record.environment["MOJO_WEIXIN_LOG_LEVEL"] == "warn"
+    assert "log_level" not in world.controller.restart("alice", {})
+
+
+def test_a_client_that_is_down_is_started_by_a_restart(world: World) -> None:
+    world.controller.start("alice", {})
+    world.supervisor.end("alice", State.FAILED)
+    assert world.controller.restart("alice")["pid"] == 1001
+
+
+def test_a_restart_that_is_refused_leaves_all_as_it_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = world.controller.start("alice", {})
+    before = world.record("alice")
+    with pytest.raises(ParameterRefused):
+        world.controller.restart("alice", {"tmpdir": "/"})
+    with pytest.raises(ClientUnknown):
+        world.controller.restart("bob")
+    with monkeypatch.context() as patch, pytest.raises(StartFailed):
+        patch.setattr(files, "replace", full_disk)
+        world.controller.restart("alice")
+    assert world.record("alice") == before
+    assert world.supervisor.status()["alice"].pid == started["pid"]
+    assert world.registry.slugs() == ["alice"]
+
+
+def test_a_restart_that_fails_says_why_and_keeps_the_old_record(world: World) -> None:
+    world.controller.start("alice", {"log_level": "debug"})
+    before = world.record("alice")
+    world.supervisor.refuse["alice"] = "no such program"
+    with pytest.raises(StartFailed, match="no such program"):
+        world.controller.restart("alice", {"log_level": "warn"})
+    assert world.record("alice") == before
+
+
+@pytest.mark.parametrize(("fail_at", "level"), [("stop", "debug"), ("start", "warn")])
+def test_a_restart_that_was_cut_short_is_finished(make_world: MakeWorld, fail_at: str, level: str) -> None:
+    """The record is always that of the process: the new one counts once the old process is gone."""
+    supervisor = Interrupted()
+    world = make_world(supervisor)
+    world.controller.start("alice", {"log_level": "debug"})
+    supervisor.fail_at = fail_at
+    with pytest.raises(SupervisorUnreachable):
+        world.controller.restart("alice", {"log_level": "warn"})
+    assert world.record("alice").pending
+    supervisor.fail_at, supervisor.reachable = "", True
+    world.controller.sync()
+    assert supervisor.status()["alice"].pid == {"stop": 1000, "start": 1001}[fail_at]
+    assert not world.record("alice").pending
+    assert world.record("alice").params == {"log_level": level}
+
+
+def test_a_restart_finishes_a_stop_that_was_cut_short(make_world: MakeWorld) -> None:
+    supervisor = Interrupted()
+    world = make_world(supervisor)
+    world.controller.start("alice", {})
+    supervisor.fail_at = "stop"
+    with pytest.raises(SupervisorUnreachable):
+        world.controller.stop("alice")
+    supervisor.fail_at, supervisor.reachable = "", True
+    with pytest.raises(ClientUnknown):
+        world.controller.restart("alice")
+    assert world.registry.slugs() == []
+
+
+# remove_client
+
+
+def test_a_client_is_removed_and_its_session_stays(world: World) -> None:
+    started = world.controller.start("alice", {"log_level": "debug"})
+    assert world.controller.remove("alice") == {**started, "purged": False}
+    assert world.registry.slugs() == []
+    assert (world.supervisor.status(), world.supervisor.sessions) == ({}, {"alice"})
+    with pytest.raises(ClientUnknown):
+        world.controller.remove("alice")
+
+
+def test_with_its_session_when_it_runs_when_it_is_down_and_when_it_is_forgotten(world: World) -> None:
+    for prepare in (
+        lambda: None,
+        lambda: world.supervisor.end("alice"),
+        lambda: world.controller.stop("alice"),
+    ):
+        world.controller.start("alice", {})
+        world.controller.start("alice-2", {})
+        prepare()
+        assert world.controller.remove("alice", purge=True)["purged"] is True
+        assert world.registry.slugs() == ["alice-2"]
+        assert world.supervisor.sessions == {"alice-2"}
+    with pytest.raises(ClientUnknown):
+        world.controller.remove("alice", purge=True)
+
+
+def test_a_client_whose_record_is_broken_can_be_removed(world: World) -> None:
+    world.controller.start("alice", {})
+    world.registry.path("alice").write_text("nonsense")
+    assert world.controller.remove("alice", purge=True)["status"] == "success"
+    assert (world.registry.slugs(), world.supervisor.status(), world.supervisor.sessions) == ([], {}, set())
+    world.controller.start("alice", {})
+    world.registry.path("alice").unlink()
+    assert world.controller.remove("alice")["pid"] == 1001, "what runs without a record"
+    assert world.supervisor.status() == {}
+
+
+class Unpurgeable(Interrupted):
+    """Keeps its sessions, until it is told not to."""
+
+    stuck = True
+
+    def purge(self, client: Client) -> bool:
+        if self.stuck:
+            raise PurgeFailed("it is on fire")
+        return super().purge(client)
+
+
+def test_a_session_that_cannot_be_deleted_is_named_and_the_removal_is_finished(make_world: MakeWorld) -> None:
+    supervisor = Unpurgeable()
+    world = make_world(supervisor)
+    world.controller.start("alice", {})
+    answer = body(lambda: world.controller.remove("alice", purge=True))
+    assert answer == {"code": 3, "status": "session not removed", "reason": "it is on fire"}
+    assert supervisor.status() == {}
+    assert world.record("alice").want is Want.GONE
+    world.controller.sync()
+    assert (world.registry.slugs(), supervisor.sessions) == ([], {"alice"})
+    supervisor.stuck = False
+    assert world.controller.remove("alice", purge=True)["purged"] is True
+
+
+def test_a_removal_that_was_cut_short_is_finished(make_world: MakeWorld) -> None:
+    supervisor = Interrupted()
+    world = make_world(supervisor)
+    world.controller.start("alice", {})
+    supervisor.fail_at = "stop"
+    with pytest.raises(SupervisorUnreachable):
+        world.controller.remove("alice", purge=True)
+    supervisor.fail_at, supervisor.reachable = "", True
+    world.controller.sync()
+    assert (world.registry.slugs(), supervisor.status()) == ([], {})
+
+
 # check_client
+
+
+def test_what_the_supervisor_does_not_count_is_not_told(world: World) -> None:
+    world.controller.start("alice", {})
+    assert "restarts" not in world.controller.check("alice")[0]
+    world.supervisor.end("alice", State.FAILED, "exit status 1")
+    (entry,) = world.controller.check("alice")
+    assert (entry["reason"], entry["since"]) == ("exit status 1", int(world.supervisor.status()["alice"].since))
 
 
 def test_without_clients_the_list_is_empty(world: World) -> None:
@@ -338,23 +506,29 @@ def test_a_client_that_has_not_written_its_state_is_in_init(world: World) -> Non
         "driver": "ilink",
         "port": world.record("alice").port,
         "pid": 1000,
+        "params": {},
         "process": "running",
+        "since": int(world.supervisor.status()["alice"].since),
         "state": "init",
     }
     assert world.controller.check("alice") == world.controller.check() == [entry]
 
 
 def test_the_whole_state_file_is_shown_and_our_own_facts_win(world: World) -> None:
-    world.controller.start("微信", {})
-    world.tell("微信", state="scaning", plugin=[{"name": "x"}], port=1, process="lies", driver="lies", account="lies")
+    world.controller.start("微信", {"log_level": "debug"})
+    lies = {"port": 1, "since": 1, "params": {}} | dict.fromkeys(("process", "driver", "account"), "lies")
+    world.tell("微信", state="scaning", plugin=[{"name": "x"}], memory=1234, **lies)
     (entry,) = world.controller.check("微信")
     assert entry == {
         "account": "微信",
         "driver": "ilink",
         "port": world.record("微信").port,
         "pid": 1000,
+        "params": {"log_level": "debug"},
         "process": "running",
+        "since": int(world.supervisor.status()[names.slug("微信")].since),
         "state": "scaning",
+        "memory": 1234,
         "plugin": [{"name": "x"}],
     }
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -12,9 +15,10 @@ import click
 import pytest
 
 import wxsup
-from wxsup import options
+from wxsup import manual, options
 from wxsup.cli import main
 from wxsup.client.calls import ABILITIES, contacts, control, mail, reporting
+from wxsup.commands import apply, clients, doctor, tokens
 from wxsup.errors import CallFailed, WxsupError
 from wxsup.sandbox import backstage
 from wxsup.sandbox.backstage import Backstage
@@ -27,6 +31,7 @@ from wxsup.sandbox.ilink import Hold
 from wxsup.sandbox.journal import Journal
 from wxsup.sandbox.world import World
 from wxsup.settings import Settings
+from wxsup.usage import EXITS, Command
 
 ROOT = Path(__file__).parent.parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -72,7 +77,7 @@ def test_every_start_parameter_is_documented_with_its_default() -> None:
 
 def test_every_call_is_documented() -> None:
     page = (REFERENCE / "api.md").read_text(encoding="utf-8")
-    for call in ("start_client", "stop_client", "check_client", "get_qrcode"):
+    for call in ("start_client", "stop_client", "restart_client", "remove_client", "check_client", "get_qrcode"):
         assert f"`/openwx/{call}" in page
     for call in ABILITIES:
         assert f"`{call}`" in page
@@ -111,9 +116,81 @@ def test_every_command_is_documented_with_its_own_options(command: str) -> None:
         param.opts[0]
         for param in COMMANDS[command].params
         if isinstance(param, click.Option)
-        and param.name not in {item.name for item in fields(Settings)} | {"config", "help"}
+        and param.name
+        not in {item.name for item in fields(Settings)} | {"config", "help", "as_json", "url", "token_file"}
     ]
     assert all(option in row for option in own)
+
+
+def test_no_command_and_no_option_is_invented() -> None:
+    page = (REFERENCE / "cli.md").read_text(encoding="utf-8")
+    described = dict(re.findall(r"^\| `wxsup ((?:token )?[a-z]+)([^`]*)` \|", page, re.MULTILINE))
+    assert described.keys() == COMMANDS.keys()
+    for command, usage in described.items():
+        options = {option for param in COMMANDS[command].params for option in param.opts}
+        assert set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", usage)) <= options
+
+
+def test_what_commands_share_is_what_the_page_says() -> None:
+    page = (REFERENCE / "cli.md").read_text(encoding="utf-8")
+    clients = re.findall(r"^\| `wxsup ([a-z]+)", page.partition("## For the server")[0], re.MULTILINE)
+    without_json, without_settings = {"up", "serve", "sandbox", "completion"}, {"install", "uninstall", "completion"}
+    for name, command in COMMANDS.items():
+        params = {param.name for param in command.params}
+        assert ({"url", "token_file"} <= params) is (name in clients), name
+        assert ("as_json" in params) is (name not in without_json), name
+        assert ({"config", "state_dir"} <= params) is (name not in without_settings), name
+
+
+def test_every_exit_status_is_documented_as_the_help_says_it() -> None:
+    page = (REFERENCE / "cli.md").read_text(encoding="utf-8").partition("## Exit statuses")[2].partition("\n## ")[0]
+    found = dict(re.findall(r"^\| (\d+) \| (.*) \|$", page, re.MULTILINE))
+    assert found == {str(int(status)): meaning for status, meaning in EXITS.items()}
+
+
+def test_every_column_is_documented() -> None:
+    page = (
+        (REFERENCE / "cli.md").read_text(encoding="utf-8").partition("| command | columns |")[2].partition("\n## ")[0]
+    )
+    told = {
+        name: cells.split(", ")
+        for names, cells in re.findall(r"^\| (.*) \| (.*) \|$", page, re.MULTILINE)
+        for name in re.findall(r"`([a-z ]+)`", names)
+    }
+    for name, columns in {
+        "start": clients.ANSWERS,
+        "status": clients.STATES,
+        "apply": apply.COLUMNS,
+        "check": doctor.FINDINGS,
+        "config": doctor.SETTINGS,
+        "token list": tokens.COLUMNS,
+    }.items():
+        assert len(told[name]) == len(columns), name
+
+
+@pytest.mark.parametrize("path", sorted(path for path, _ in manual.pages()))
+def test_a_man_page_is_read_without_a_complaint(tmp_path: Path, path: str) -> None:
+    if not shutil.which("man"):
+        pytest.skip("there is no man(1) here")
+    text = dict(manual.pages())[path]
+    (tmp_path / path).write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        ["man", "--warnings", "-E", "UTF-8", "-l", tmp_path / path],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "MANROFFOPT": "", "MANWIDTH": "400"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    command: click.Command = main
+    for word in path.removesuffix(".1").split("-")[1:]:
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+    for param in command.params:
+        if isinstance(param, click.Option) and not param.hidden:
+            assert param.opts[0] in done.stdout
+    if isinstance(command, Command):
+        assert all(line in done.stdout and meaning in done.stdout for line, meaning in command.examples)
 
 
 def test_every_call_of_the_sandbox_is_documented_and_none_is_invented() -> None:

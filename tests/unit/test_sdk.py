@@ -59,6 +59,19 @@ CALLS: dict[str, tuple[Callable[[Controller], Any], str, bytes]] = {
         b"log_level=debug&fresh=1&send_interval=2.5",
     ),
     "stop": (lambda wx: wx.stop("a"), "POST /openwx/stop_client?client=a HTTP/1.1", b""),
+    "restart": (lambda wx: wx.restart("a"), "POST /openwx/restart_client?client=a HTTP/1.1", b""),
+    "change": (
+        lambda wx: wx.change("a", log_level="debug"),
+        "POST /openwx/restart_client?client=a HTTP/1.1",
+        b"log_level=debug&replace=1",
+    ),
+    "remove": (lambda wx: wx.remove("a", purge=True), "POST /openwx/remove_client?client=a HTTP/1.1", b"purge=1"),
+    "the log": (lambda wx: wx.log("a"), "GET /openwx/get_log?client=a&lines=200 HTTP/1.1", b""),
+    "the log from where it was read": (
+        lambda wx: wx.log("a", lines=5, after=17),
+        "GET /openwx/get_log?client=a&lines=5&after=17 HTTP/1.1",
+        b"",
+    ),
     "send": (
         lambda wx: wx.send("a", "你&好", id="u1"),
         "POST /openwx/send_friend_message?client=a HTTP/1.1",
@@ -384,8 +397,9 @@ def test_every_public_thing_is_documented_as_it_is_called() -> None:
     for name, function in wanted.items():
         parameters = list(inspect.signature(function).parameters.values())
         shown = [str(item.replace(annotation=inspect.Parameter.empty)) for item in parameters if item.name != "self"]
-        if any(item.kind is inspect.Parameter.KEYWORD_ONLY for item in parameters):
-            shown.insert(2, "*")
+        named = [item.kind is inspect.Parameter.KEYWORD_ONLY for item in parameters if item.name != "self"]
+        if any(named):
+            shown.insert(named.index(True), "*")
         assert rows[name].replace('"', "'") == ", ".join(shown), name
         assert function.__doc__ or name == "Controller"
     assert all(name in page for name in sdk.__all__)

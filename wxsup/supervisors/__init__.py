@@ -40,6 +40,13 @@ class Supervisor(ABC):
         """Stop `client`, answer when its process is gone, and remove what render() says; it may be gone already."""
 
     @abstractmethod
+    def purge(self, client: Client) -> bool:
+        """Delete the session of `client`, which is stopped, and tell whether there was one; it may be gone already.
+
+        Nothing else goes, wherever links in it lead to. Raises PurgeFailed when not all of it could be deleted.
+        """
+
+    @abstractmethod
     def status(self, *slugs: str) -> Mapping[str, Status]:
         """Return the Status of every client the supervisor knows, by slug, or only of `slugs`; asks once.
 

@@ -20,6 +20,7 @@ class Memory(Supervisor):
         self.reachable = True
         self._render = render
         self._processes: dict[str, Status] = {}
+        self.sessions: set[str] = set()
         self._pids = itertools.count(1000)
 
     def render(self, client: Client) -> Mapping[Path, str]:
@@ -32,11 +33,19 @@ class Memory(Supervisor):
             if client.slug in self.refuse:
                 raise StartFailed(self.refuse[client.slug])
             self._processes[client.slug] = Status(State.RUNNING, pid=next(self._pids), since=time.time())
+            self.sessions.add(client.slug)
         return self._processes[client.slug]
 
     def stop(self, client: Client) -> None:
         self._ask()
         self._processes.pop(client.slug, None)
+
+    def purge(self, client: Client) -> bool:
+        self._ask()
+        if client.slug not in self.sessions:
+            return False
+        self.sessions.remove(client.slug)
+        return True
 
     def status(self, *slugs: str) -> Mapping[str, Status]:
         self._ask()

@@ -17,7 +17,7 @@ from typing import Any
 from xml.parsers.expat import ExpatError
 
 from wxsup import faults, files, names
-from wxsup.errors import StartFailed, SupervisorUnreachable
+from wxsup.errors import PurgeFailed, StartFailed, SupervisorUnreachable
 from wxsup.model import Client, State, Status
 from wxsup.supervisors import Supervisor
 
@@ -45,12 +45,16 @@ _UNSTOPPED = (*_STARTED, 30, 40)
 
 
 class Supervisord(Supervisor):
-    """The supervisord behind `socket_path`, which includes ``*.conf`` from `include`; `section` renders a client."""
+    """The supervisord behind `socket_path`, which includes ``*.conf`` from `include`; `section` renders a client.
 
-    def __init__(self, socket_path: Path, include: Path, section: Callable[[Client], str]) -> None:
+    The session of a client is the folder in `sessions` that has its slug for a name.
+    """
+
+    def __init__(self, socket_path: Path, include: Path, section: Callable[[Client], str], sessions: Path) -> None:
         self._socket = socket_path
         self._include = include
         self._section = section
+        self._sessions = sessions
 
     def render(self, client: Client) -> Mapping[Path, str]:
         return {self._path(client): self._section(client)}
@@ -83,6 +87,12 @@ class Supervisord(Supervisor):
             faults.point("stop.removed")
             files.remove(self._path(client))
             faults.point("stop.uninstalled")
+
+    def purge(self, client: Client) -> bool:
+        try:
+            return files.remove_tree(self._sessions / client.slug)
+        except OSError as ex:
+            raise PurgeFailed(str(ex)) from ex
 
     def status(self, *slugs: str) -> Mapping[str, Status]:
         with _asking(self._socket) as supervisor:

@@ -7,6 +7,7 @@ neither.
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import threading
@@ -18,15 +19,16 @@ from typing import Any
 
 from jeepney import DBusAddress, HeaderFields, MatchRule, Properties, message_bus, new_method_call
 
-from wxsup import faults, names
+from wxsup import faults, files, names
 from wxsup.dbus import Bus, CallRefused
-from wxsup.errors import StartFailed, SupervisorUnreachable
+from wxsup.errors import PurgeFailed, StartFailed, SupervisorUnreachable
 from wxsup.model import Client, State, Status
 from wxsup.supervisors import Supervisor
 
 CALL_TIMEOUT = 20.0
 START_TIMEOUT = 30.0
 CLEAN_TIMEOUT, CLEAN_RETRY = 2.0, 0.01
+PURGE_TIMEOUT = 30.0  # a session may hold many files
 STOPS = 3  # tries of a stop that somebody's start by hand gets in the way of
 STOP_TIMEOUT = 30.0  # more than TimeoutStopSec=, after which systemd kills
 
@@ -75,11 +77,14 @@ _EXITED = 1  # CLD_EXITED of waitid(2); with every other code the status is the 
 class Systemd(Supervisor):
     """The systemd on the bus at `address`, or at the ``SYSTEM`` or the ``SESSION`` bus.
 
-    It is asked at so many `connections` at once.
+    The session of a client is the folder in `sessions` that has its slug for a name. It is the unit's, and we may not
+    look into it, unless the sessions are `ours`. systemd is asked at so many `connections` at once.
     """
 
-    def __init__(self, address: str, *, connections: int = 16) -> None:
+    def __init__(self, address: str, sessions: Path, *, ours: bool = False, connections: int = 16) -> None:
         self._address = address
+        self._sessions = sessions
+        self._ours = ours
         self._free = threading.BoundedSemaphore(connections)
         self._known: dict[str, _Known] = {}
 
@@ -109,11 +114,25 @@ class Systemd(Supervisor):
             for _ in range(STOPS):
                 if _stop(bus, unit):
                     faults.point("stop.stopped")
-                    _clean(bus, unit)
+                    _clean(bus, unit, "runtime")
                     faults.point("stop.removed")
                     if _is_down(bus, unit):
                         return
         raise SupervisorUnreachable(f"{unit} was started again and again while it was to be stopped")
+
+    def purge(self, client: Client) -> bool:
+        session = self._sessions / client.slug
+        try:
+            if self._ours:
+                return files.remove_tree(session)
+            found = os.path.lexists(session)
+            with self._asking() as bus:
+                _clean(bus, _unit(client.slug), "state", timeout=PURGE_TIMEOUT)
+            if os.path.lexists(session):
+                raise PurgeFailed(f"systemd has not deleted {session}; the journal says why")
+            return found
+        except OSError as ex:
+            raise PurgeFailed(str(ex)) from ex
 
     def status(self, *slugs: str) -> Mapping[str, Status]:
         patterns = [_unit(slug) for slug in slugs] or [_unit("*")]
@@ -140,7 +159,7 @@ class Systemd(Supervisor):
                 raise SupervisorUnreachable(f"the unit wxclient@.service is {loaded}; make install brings it")
             # It never runs; what shows is whether we may.
             _stop(bus, unit)
-            _clean(bus, unit)
+            _clean(bus, unit, "runtime")
 
     @contextmanager
     def _asking(self) -> Iterator[Bus]:
@@ -311,13 +330,13 @@ def _read(path: Path | None) -> str:
         return ""
 
 
-def _clean(bus: Bus, unit: str) -> None:
-    """Remove state file and login picture, which the controller may only read; the session stays."""
-    deadline = time.monotonic() + CLEAN_TIMEOUT
+def _clean(bus: Bus, unit: str, what: str, *, timeout: float = CLEAN_TIMEOUT) -> None:
+    """Remove a folder of a unit that is down: its ``runtime``, state file and login picture, or its ``state``."""
+    deadline = time.monotonic() + timeout
     with _tolerated(_NOT_LOADED, f"{_SYSTEMD}.NothingToClean", _BUSY):
         while True:
             try:
-                _call(bus, "CleanUnit", "sas", unit, ["runtime"])
+                _call(bus, "CleanUnit", "sas", unit, [what])
                 break
             except CallRefused as ex:  # being cleaned already, or somebody has started it again
                 if ex.name != _BUSY or time.monotonic() > deadline or not _is_down(bus, unit):
