@@ -45,7 +45,11 @@ def start(wx: Installation, name: str) -> dict[str, object]:
 
 def start_by_command(wx: Installation, name: str) -> str:
     done = subprocess.run(
-        [SCRIPTS / "wxsup", "start", name, *wx.flags], cwd=wx.folder, capture_output=True, text=True, check=False
+        [SCRIPTS / "wxsup", "start", name, "--json", *wx.flags],
+        cwd=wx.folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.stdout + done.stderr
 
