@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from wxsup import entries, faults, files, kinds, names, options, record
-from wxsup.environment import environment, path_of
+from wxsup.environment import path_of
 from wxsup.errors import (
     ClientMissing,
     ClientUnknown,
     NoPid,
-    ParameterRefused,
     RecordInvalid,
     StartFailed,
     WxsupError,
 )
 from wxsup.model import Client, State, Status, Want
+from wxsup.refresh import Refresh
 from wxsup.registry import Broken, Registry
 from wxsup.resume import Resume, Stop, Stopped
 from wxsup.settings import Settings
@@ -33,7 +33,6 @@ from wxsup.supervisors import ALIVE, Supervisor
 
 logger = logging.getLogger(__name__)
 
-CLAIM_TIMEOUT = 40.0  # longer than a stop takes at worst
 SCANNABLE = ("scaning", "confirming")
 
 
@@ -44,6 +43,7 @@ class Controller:
         self._settings = settings
         self._registry = registry
         self._supervisor = supervisor
+        self._refresh = Refresh(settings, registry, supervisor)
 
     def start(self, name: str, params: Mapping[str, str]) -> dict[str, Any]:
         """Start the client `name` and return the entry that start_client answers with.
@@ -52,7 +52,7 @@ class Controller:
         """
         slug = _slug(name)
         accepted = options.accept(params, post_api_allow=self._settings.post_api_allow)
-        with self._registry.claimed(slug, timeout=CLAIM_TIMEOUT):
+        with self._registry.claimed(slug):
             faults.point("start.claimed")
             known = self._registry.find(slug)
             status = self._supervisor.status(slug).get(slug)
@@ -79,7 +79,7 @@ class Controller:
         slug = _slug(name)
         accepted = None if params is None else options.accept(params, post_api_allow=self._settings.post_api_allow)
         self._known(slug)
-        with self._registry.claimed(slug, timeout=CLAIM_TIMEOUT):
+        with self._registry.claimed(slug):
             faults.point("restart.claimed")
             known = self._known(slug)
             if known.want is Want.GONE:
@@ -94,7 +94,7 @@ class Controller:
             faults.point("restart.stopped")
             if accepted is not None:
                 driver = accepted.get("driver", self._settings.driver)
-                client = self._derived(dataclasses.replace(client, params=accepted, driver=driver))
+                client = self._refresh.derived(dataclasses.replace(client, params=accepted, driver=driver))
                 self._save(client)
             faults.point("restart.recorded")
             status = self._launch(client, known)
@@ -116,7 +116,7 @@ class Controller:
         """Stop the client `name`, forget it, and return the entry that stop_client answers with; its session stays."""
         slug = _slug(name)
         self._known(slug)
-        with self._registry.claimed(slug, timeout=CLAIM_TIMEOUT):
+        with self._registry.claimed(slug):
             faults.point("stop.claimed")
             client = self._known(slug)
             status = self._supervisor.status(slug).get(slug, Status(State.STOPPED))
@@ -134,7 +134,7 @@ class Controller:
         that cannot be read is in the way of nothing.
         """
         slug = _slug(name)
-        with self._registry.claimed(slug, timeout=CLAIM_TIMEOUT):
+        with self._registry.claimed(slug):
             faults.point("remove.claimed")
             status = self._supervisor.status(slug).get(slug, Status(State.STOPPED))
             client, known = Client(name=name, slug=slug, port=0, driver=""), slug in self._registry.slugs()
@@ -202,8 +202,12 @@ class Controller:
         client = self._registry.find(slug) or Client(
             name=name, slug=slug, port=self._registry.allocate(), driver=self._settings.driver
         )
-        derived = self._derived(client)
+        derived = self._refresh.derived(client)
         return {self._registry.path(slug): record.dumps(derived), **self._supervisor.render(derived)}
+
+    def refresh(self, *, definitions: bool = False) -> list[str]:
+        """Bring records up to the settings in force; return the names of those that have changed (`Refresh.run`)."""
+        return self._refresh.run(definitions=definitions)
 
     def prepare(self) -> None:
         """Make the folders that everything below works in."""
@@ -241,50 +245,10 @@ class Controller:
         left = [client for client in self.clients() if client.pending or client.want is Want.GONE]
         return [client.name for client in left if self._finish(client.slug)]
 
-    def refresh(self, *, definitions: bool = False) -> list[str]:
-        """Bring records up to the settings in force, for the next start of each client; return whose have changed.
-
-        With `definitions` also what the supervisor reads at its own start; only for the time before that: later it
-        would not see that they have changed.
-        """
-        changed = []
-        for slug in self._registry.slugs():
-            try:
-                with self._registry.claimed(slug, timeout=CLAIM_TIMEOUT):
-                    client = self._registry.find(slug)
-                    if client is not None and self._refresh(client, definitions):
-                        changed.append(client.name)
-            except (WxsupError, OSError) as ex:  # it spoils only its own client, which goes on as it was
-                logger.warning("client not refreshed", extra={"action": "refresh", "client": slug, "reason": str(ex)})
-        return changed
-
-    def _refresh(self, client: Client, definitions: bool) -> bool:
-        derived = self._derived(client)
-        changed = derived != client or not self._registry.secrets_stand(derived)
-        if changed:
-            self._registry.save(derived)
-        if definitions and derived.want is Want.UP:
-            for path, text in self._supervisor.render(derived).items():
-                if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
-                    files.replace(path, text)
-        return changed
-
-    def _allowed(self, client: Client) -> Client:
-        """Return `client` without the start parameters that the settings do not allow any more."""
-        allowed: dict[str, str] = {}
-        for name, value in client.params.items():
-            try:
-                allowed |= options.accept({name: value}, post_api_allow=self._settings.post_api_allow)
-            except ParameterRefused as ex:
-                logger.warning(
-                    "parameter ignored", extra={"action": "refresh", "client": client.name, "reason": ex.status}
-                )
-        return dataclasses.replace(client, params=allowed)
-
     def _record(self, name: str, slug: str, params: Mapping[str, str], known: Client | None) -> Client:
         """Write the record of a start that is about to happen."""
         with self._registry.locked():
-            client = self._derived(
+            client = self._refresh.derived(
                 Client(
                     name=name,
                     slug=slug,
@@ -364,9 +328,6 @@ class Controller:
             logger.warning("unfinished work left", extra={"action": "sync", "client": slug, "reason": str(ex)})
             return False
         return True
-
-    def _derived(self, client: Client) -> Client:
-        return dataclasses.replace(client, environment=environment(self._allowed(client), self._settings))
 
     def _known(self, slug: str) -> Client:
         client = self._registry.find(slug)

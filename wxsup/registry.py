@@ -26,6 +26,7 @@ LAST_PORT = 65000
 LEAST_KEY = 16  # characters
 NO_SECRETS = ("", "")
 FOLDER_TIMEOUT = 10.0
+CLAIM_TIMEOUT = 40.0  # longer than a stop takes at worst
 
 
 @dataclass(frozen=True)
@@ -148,11 +149,11 @@ class Registry:
             raise ClientBusy("the folder of records stayed locked") from ex
 
     @contextmanager
-    def claimed(self, slug: str, *, timeout: float) -> Iterator[None]:
+    def claimed(self, slug: str, *, timeout: float | None = None) -> Iterator[None]:
         """Keep every other process from working on this client; raise ClientBusy after `timeout` seconds."""
         lock = self._locks / names.program(slug)
         try:
-            with files.locked(lock, timeout=timeout):
+            with files.locked(lock, timeout=CLAIM_TIMEOUT if timeout is None else timeout):
                 yield
                 if not self.path(slug).exists():
                     lock.unlink(missing_ok=True)  # whoever waits for it sees that it is gone (files.locked)

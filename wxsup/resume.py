@@ -15,7 +15,6 @@ from wxsup.supervisors import Supervisor
 
 logger = logging.getLogger(__name__)
 
-CLAIM_TIMEOUT = 40.0  # as in the controller
 RETRY = 2.0
 
 #: Waits for so many seconds, and tells whether to end.
@@ -82,7 +81,7 @@ class Resume:
         return left
 
     def _start(self, slug: str) -> None:
-        with self._registry.claimed(slug, timeout=CLAIM_TIMEOUT):
+        with self._registry.claimed(slug):
             client = self._registry.find(slug)
             if client and client.want is Want.UP:
                 self._supervisor.start(client)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.deadline import TIMEOUT
 from tests.unit.conftest import HOSTILE_NAMES, MakeWorld, World
-from wxsup import controller, files, names
+from wxsup import files, names, registry
 from wxsup.errors import (
     ClientUnknown,
     ParameterRefused,
@@ -284,7 +284,7 @@ def test_starts_of_many_clients_at_the_same_time_share_no_port(world: World) -> 
 
 @pytest.mark.parametrize("call", ["start", "stop", "restart", "remove"])
 def test_a_client_that_is_being_worked_on_is_busy(world: World, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    monkeypatch.setattr(controller, "CLAIM_TIMEOUT", 0.05)
+    monkeypatch.setattr(registry, "CLAIM_TIMEOUT", 0.05)
     world.controller.start("alice", {})
     with world.registry.claimed("alice", timeout=0):
         answer = body(lambda: EVERY_CALL[call](world, "alice"))

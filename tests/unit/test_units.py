@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from wxsup.model import State, Status
-from wxsup.supervisors.systemd import _path, _status
+from wxsup.units import path_of, status
 
 CLD_EXITED, CLD_KILLED = 1, 2
 
@@ -46,7 +46,7 @@ def shown(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_the_reason_is_the_result_and_how_the_process_ended(said: dict[str, Any], reason: str) -> None:
-    assert _status(shown(**said)) == Status(State.FAILED, since=1_700_000_000.5, reason=reason, restarts=3)
+    assert status(shown(**said)) == Status(State.FAILED, since=1_700_000_000.5, reason=reason, restarts=3)
 
 
 @pytest.mark.parametrize(
@@ -62,14 +62,14 @@ def test_the_reason_is_the_result_and_how_the_process_ended(said: dict[str, Any]
     ],
 )
 def test_every_state_of_a_unit_has_one_of_ours(active: str, state: State) -> None:
-    assert _status(shown(ActiveState=active)).state is state
+    assert status(shown(ActiveState=active)).state is state
 
 
 def test_of_a_process_the_start_counts_and_no_old_reason() -> None:
     said = shown(ActiveState="active", MainPID=4711, Result="exit-code", ExecMainCode=1, ExecMainStatus=1)
-    assert _status(said) == Status(State.RUNNING, pid=4711, since=1_600_000_000.0, restarts=3)
+    assert status(said) == Status(State.RUNNING, pid=4711, since=1_600_000_000.0, restarts=3)
 
 
 def test_a_path_is_escaped_as_systemd_does() -> None:
-    path = _path("wxclient@.e5-a_1.service")
+    path = path_of("wxclient@.e5-a_1.service")
     assert path == "/org/freedesktop/systemd1/unit/wxclient_40_2ee5_2da_5f1_2eservice"
