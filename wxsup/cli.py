@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Any
 
 import click
@@ -10,7 +12,7 @@ from wxsup import __version__
 from wxsup.commands import apply, clients, completion, doctor, installing, login, logs, messages, server, tokens, watch
 from wxsup.errors import SettingInvalid, WxsupError
 from wxsup.flags import JSON
-from wxsup.terminal import Output
+from wxsup.terminal import Output, body
 from wxsup.usage import Exit
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
@@ -47,13 +49,17 @@ class Group(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except SettingInvalid as ex:
+        except (SettingInvalid, click.UsageError) as ex:
+            if ctx.meta.get(JSON):
+                Output(as_json=True).document(body(ex))
+            if isinstance(ex, click.UsageError):
+                raise
             raise click.UsageError(str(ex)) from ex
         except BrokenPipeError:
             raise  # whoever reads has seen enough; click knows what to do
         except (WxsupError, OSError) as ex:
             raise click.exceptions.Exit(Output(as_json=ctx.meta.get(JSON, False)).trouble(ex)) from ex
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, click.Abort):
             raise click.exceptions.Exit(Exit.INTERRUPTED) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -73,6 +79,9 @@ def main() -> None:
     Every setting can stand in wxsup.toml, in the environment as WXSUP_NAME, or on the command line as --name; the
     later wins. The commands for clients work on the controller here, or with --url on one elsewhere.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a locale has no letters for is no reason to fail
+            stream.reconfigure(errors="replace")
 
 
 for _command in (command for commands in SECTIONS.values() for command in commands):

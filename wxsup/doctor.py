@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import resource
+import shlex
 import stat
 import subprocess
 import time
@@ -67,7 +68,7 @@ def examine(settings: Settings, *, for_start: bool = False) -> Iterator[Finding]
     )
     yield from _rights(settings)
     for record in controller.broken():
-        remedy = f"bring it back from a backup, or wxsup remove {names.name(record.slug)!r}"
+        remedy = f"bring it back from a backup, or wxsup remove -- {shlex.quote(names.name(record.slug))}"
         yield Finding(f"record of {record.slug}", record.reason, remedy)
     yield Finding(f"records: {len(controller.clients())} in {settings.backend_path}")
     if path := settings.post_secret_path:

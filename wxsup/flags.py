@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 SETTINGS = frozenset(item.name for item in fields(Settings))
+SHELL_SAFE = re.compile(r"[\w@%+=:,./][\w@%+=:,./-]*")
 JSON = "wxsup.json"  # in ctx.meta: whether JSON was asked for
 QUIET = "warn"
 
@@ -50,22 +52,27 @@ class Target:
         from wxsup.sdk import Controller
 
         if self.url:
-            return Controller(self.url, self._token())
+            try:
+                return Controller(values.url(self.url), self._token())
+            except ValueError as ex:
+                raise SettingInvalid(f"--url or ${settings.URL}: {ex}") from ex
         from wxsup import local
 
         return local.controller(self.here(), prepare=acting)
 
     def _token(self) -> str | None:
         """Return the token; a command line that held it would be read by everybody on this machine (ps(1))."""
-        if self.token_file is None:
-            return os.environ.get(settings.TOKEN)
+        from wxsup.sdk import is_token
+
+        file, source = self.token_file, f"--token-file {self.token_file}" if self.token_file else f"${settings.TOKEN}"
         try:
-            token = self.token_file.read_text(encoding="utf-8").strip()
+            text = file.read_text(encoding="utf-8") if file else os.environ.get(settings.TOKEN, "")
         except (OSError, UnicodeDecodeError) as ex:
-            raise SettingInvalid(f"--token-file {self.token_file}: {ex}") from ex
-        if not token.isascii() or not token.isprintable():
-            raise SettingInvalid(f"--token-file {self.token_file}: it does not hold one token")
-        return token
+            raise SettingInvalid(f"{source}: {ex}") from ex
+        token = text.strip()
+        if token and not is_token(token):
+            raise SettingInvalid(f"{source}: it does not hold one token")
+        return token or None
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -135,10 +142,11 @@ def target_of(params: Mapping[str, Any]) -> Target:
 
 
 def clients_of(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Complete the name of a client."""
+    """Complete the name of a client, unless a shell would read more in it than a name: it is put in unquoted."""
     try:
         with target_of(ctx.params).controller() as wx:
-            return [name for entry in wx.check() if (name := str(entry["account"])).startswith(incomplete)]
+            names = [str(entry["account"]) for entry in wx.check()]
+            return [name for name in names if name.startswith(incomplete) and SHELL_SAFE.fullmatch(name)]
     except Exception:  # a shell in the middle of a line is no place for errors
         return []
 

@@ -154,9 +154,11 @@ class Registry:
         lock = self._locks / names.program(slug)
         try:
             with files.locked(lock, timeout=CLAIM_TIMEOUT if timeout is None else timeout):
-                yield
-                if not self.path(slug).exists():
-                    lock.unlink(missing_ok=True)  # whoever waits for it sees that it is gone (files.locked)
+                try:
+                    yield
+                finally:
+                    if not self.path(slug).exists():
+                        lock.unlink(missing_ok=True)  # whoever waits for it sees that it is gone (files.locked)
         except BlockingIOError as ex:
             raise ClientBusy("another start or stop of this client is under way") from ex
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ from typing import Any, Self, TypeVar
 
 import requests
 
-from wxsup.errors import ControllerUnreachable, WxsupError
+from wxsup.errors import ControllerUnreachable, ParameterRefused, WxsupError
 
 Told = TypeVar("Told")
 
@@ -32,6 +33,7 @@ FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 AWAY = (502, 503, 504)  # of the client, or of a proxy in front: it may be back in a moment
 READING = ("get_", "search_", "check_")
 MISSED = "X-Events-Missed"
+TOKEN = re.compile(r"[!-~]+")  # what a header can carry as one word
 
 
 class EventsMissed(UserWarning):
@@ -44,6 +46,8 @@ class Controller:
     def __init__(
         self, url: str = "http://127.0.0.1:2000", token: str | None = None, session: requests.Session | None = None
     ) -> None:
+        if token and not is_token(token):
+            raise ValueError("that is no token")
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._own = session is None
@@ -97,7 +101,10 @@ class Controller:
         return _as(bytes, _told(response))
 
     def call(self, name: str, api: str, /, **params: object) -> Any:
-        """Make a call to the client `name`, such as ``get_friend_info``; return its answer, bytes if it is no JSON."""
+        """Make a call to the client `name`, such as ``get_friend_info``; return its answer, bytes if it is no JSON.
+
+        A parameter of bytes goes as a file (``media_data``).
+        """
         return self._ask("GET" if api.startswith(READING) else "POST", api, name, params)
 
     def send(
@@ -159,20 +166,27 @@ class Controller:
         return _told(self._request(method, api, name, params))
 
     def _request(self, method: str, api: str, name: str | None, params: Mapping[str, object]) -> requests.Response:
-        texts = {key: _text(value) for key, value in params.items() if value is not None}
-        query = {} if name is None else {"client": name}
+        texts = {key: _text(key, value) for key, value in params.items() if not isinstance(value, bytes | None)}
+        files = {key: ("file", value) for key, value in params.items() if isinstance(value, bytes)}
+        query = {} if name is None else {"client": _text("client", name)}
         try:
             return self._session.request(
                 method,
                 f"{self._url}/openwx/{api}",
                 params=query if method == "POST" else query | texts,
                 data=texts if method == "POST" else None,
+                files=files or None,
                 headers=self._headers,
                 timeout=(CONNECT_TIMEOUT, ANSWER_TIMEOUT),
                 allow_redirects=False,  # no answer of ours is one, and a token is not for others
             )
         except requests.RequestException as ex:
-            raise ControllerUnreachable(f"{self._url}: {_cause(ex)}") from ex
+            raise ControllerUnreachable(f"{re.sub('//[^/]*@', '//', self._url)}: {_cause(ex)}") from ex
+
+
+def is_token(text: str) -> bool:
+    """Tell whether `text` is one word that a request can carry as a token."""
+    return TOKEN.fullmatch(text) is not None
 
 
 def verify_webhook(secret: str | bytes, headers: Mapping[str, str], body: bytes, max_age: float | None = 300) -> bool:
@@ -196,8 +210,13 @@ def _cause(error: BaseException) -> str:
     return str(error)
 
 
-def _text(value: object) -> str:
-    return str(int(value)) if isinstance(value, bool) else str(value)
+def _text(key: str, value: object) -> str:
+    text = str(int(value)) if isinstance(value, bool) else str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError as ex:
+        raise ParameterRefused(key, f"{key}: it is not UTF-8") from ex
+    return text
 
 
 def _as(kind: type[Told], told: Any) -> Told:

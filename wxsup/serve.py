@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gunicorn import systemd
@@ -152,11 +153,20 @@ class _Server(BaseApplication):  # type: ignore[misc]
         # gunicorn's own pid file would refuse a start after a kill -9 whose pid somebody else has by now.
         try:
             files.private_directory(self._settings.pid_path.parent)
-            files.replace(self._settings.pid_path, str(os.getpid()), durable=False)
+            if self._listed() is None:
+                files.replace(self._settings.pid_path, str(os.getpid()), durable=False)
         except OSError as ex:
             logger.error("pid file not written", extra={"action": "listen", "reason": str(ex)})
         addresses = ",".join(map(str, self._addresses()))
         logger.info("controller listens", extra={"action": "listen", "addresses": addresses})
+
+    def _listed(self) -> int | None:
+        """Return the process in the pid file, None unless it is a controller that runs."""
+        try:
+            pid = int(self._settings.pid_path.read_text(encoding="ascii"))
+            return pid if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(TITLE.encode()) else None
+        except (OSError, ValueError):
+            return None
 
     def _addresses(self) -> Sequence[Address | str]:
         return self._inherited or self._settings.listen
@@ -166,8 +176,9 @@ class _Server(BaseApplication):  # type: ignore[misc]
         self._guarded = self._guarded or access.open_tokens(self._settings).exist()
 
     def _on_exit(self, arbiter: Any) -> None:
-        with suppress(OSError):
-            self._settings.pid_path.unlink(missing_ok=True)
+        if self._listed() in (None, os.getpid()):  # else another one's, at another address
+            with suppress(OSError):
+                self._settings.pid_path.unlink(missing_ok=True)
 
 
 def _post_fork(arbiter: Any, worker: Any) -> None:

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +22,7 @@ from wxsup.errors import WxsupError
 from wxsup.usage import Exit, exit_of
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.live import Live
     from rich.live_render import VerticalOverflowMethod
     from rich.table import Table
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Row = Mapping[str, Any]
 
-TABLE_WIDTH_LEAST = 40
+AMPLE = 10_000  # columns
+# They turn the order of what follows on a line (UAX #9).
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,16 @@ class Output:
     @property
     def for_people(self) -> bool:
         """Whether it is a terminal that shows it."""
-        return sys.stdout.isatty() and not self.as_json
+        return sys.stdout is not None and sys.stdout.isatty() and not self.as_json
 
     @property
     def colours(self) -> bool:
         """Whether it shows colours (no-color.org)."""
         return self.for_people and not os.environ.get("NO_COLOR")
+
+    def styled(self, text: str, colour: str) -> str:
+        """Return `text` in that colour, where colours are shown."""
+        return click.style(text, fg=colour) if self.colours else text
 
     def console(self) -> Console:
         """Return rich's console, which knows widths, colours and NO_COLOR."""
@@ -75,7 +82,8 @@ class Output:
     def rows(self, columns: Sequence[Column], rows: Iterable[Row]) -> None:
         """Print rows, as a table or as TSV."""
         if self.for_people:
-            self.console().print(table(columns, rows))
+            console = self.console()
+            console.print(table(console, columns, rows))
             return
         for row in rows:
             click.echo("\t".join(plain(column, row) for column in columns))
@@ -87,19 +95,20 @@ class Output:
 
     def hint(self, sentence: str) -> None:
         """Say on standard error what may be done next, to people."""
-        if self.for_people and sys.stderr.isatty():
+        if self.for_people and sys.stderr and sys.stderr.isatty():
             click.echo(clean(sentence), err=True)
 
     def trouble(self, error: Exception, what: str = "", **fields: Any) -> Exit:
         """Say what went wrong with `what`, in JSON with `fields` too; return the exit status that says so."""
         if self.as_json:
-            self.document({**fields, **body(error)})
+            with suppress(OSError):  # it may be what the trouble is about
+                self.document({**fields, **body(error)})
         click.echo(clean(f"Error: {what}: {error}" if what else f"Error: {error}"), err=True)
         return exit_of(error)
 
     def progress(self, items: Sequence[Item], doing: str) -> Iterator[Item]:
         """Yield `items`, showing on a terminal how far that is."""
-        if len(items) < 2 or not sys.stderr.isatty():
+        if len(items) < 2 or not (sys.stderr and sys.stderr.isatty()):
             yield from items
             return
         from rich.console import Console
@@ -117,8 +126,22 @@ class Output:
         )
 
 
-def table(columns: Sequence[Column], rows: Iterable[Row]) -> Table:
-    """Return rich's table of `rows`."""
+def table(console: Console, columns: Sequence[Column], rows: Iterable[Row]) -> RenderableType:
+    """Return rich's table of `rows`; where `console` is too narrow, with the columns that fold in lines below it."""
+    from rich.console import Group
+    from rich.text import Text
+
+    shown = list(rows)
+    whole = _table(columns, shown)
+    if console.measure(whole, options=console.options.update(width=AMPLE)).maximum <= console.width:
+        return whole
+    name, folding = columns[0], [column for column in columns if column.folds]
+    told = [(row, column, row[column.key]) for row in shown for column in folding if row.get(column.key)]
+    lines = [Text(clean(f"{name.show(row.get(name.key))}: {column.show(value)}")) for row, column, value in told]
+    return Group(_table([column for column in columns if not column.folds], shown), *lines)
+
+
+def _table(columns: Sequence[Column], rows: Iterable[Row]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -150,7 +173,7 @@ def body(error: Exception) -> dict[str, object]:
 
 def clean(text: str) -> str:
     """Return `text` on one line, without anything that could steer a terminal."""
-    return "".join("\ufffd" if names.has_control(character) else character for character in text)
+    return "".join("\ufffd" if names.has_control(character) or character in _BIDI else character for character in text)
 
 
 def ago(moment: float) -> str:

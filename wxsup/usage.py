@@ -44,7 +44,7 @@ class Exit(IntEnum):
 
 EXITS = {
     Exit.DONE: "done",
-    Exit.FAILED: "it could not be done; standard error says why",
+    Exit.FAILED: "it could not be done; standard error says why, unless whoever read the output left before its end",
     Exit.USAGE: "called wrongly, or a name, a parameter, a setting or a file of clients is bad; nothing was done",
     Exit.UNKNOWN: "there is no such client, or it has no such friend",
     Exit.UNREACHABLE: "the controller, the supervisor or the client cannot be reached, or is busy; try again",
@@ -58,7 +58,7 @@ _KINDS: tuple[tuple[type[WxsupError], Exit], ...] = (
     (SettingInvalid, Exit.USAGE),
     (NameInvalid, Exit.USAGE),
     (ParameterRefused, Exit.USAGE),
-    (ClientMissing, Exit.UNKNOWN),
+    (ClientMissing, Exit.USAGE),
     (ClientUnknown, Exit.UNKNOWN),
     (ObjectNotFound, Exit.UNKNOWN),
     (ControllerUnreachable, Exit.UNREACHABLE),

@@ -19,7 +19,9 @@ import pytest
 
 from tests.deadline import eventually
 from tests.installation import SCRIPTS, Installation
+from tests.ports import free_port
 from tests.terminal import Terminal, scanned
+from wxsup import ports
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class Site:
     def remote(self) -> bool:
         return bool(self.environment)
 
+    def of(self, token: str) -> Site:
+        """Return the same for somebody who has this token in the environment."""
+        return Site(self.wx, self.folder, {"WXSUP_URL": self.wx.url, "WXSUP_TOKEN": token})
+
     def run(self, *words: str, status: int = 0, typed: str = "") -> subprocess.CompletedProcess[str]:
         """Run a command in a pipe; it must end with `status`."""
         done = subprocess.run(
@@ -43,6 +49,7 @@ class Site:
             input=typed,
             capture_output=True,
             text=True,
+            errors="surrogateescape",
             check=False,
             timeout=90,
         )
@@ -151,6 +158,10 @@ def test_a_removal_with_purge_asks_first_and_takes_the_session_of_this_client_al
         terminal.until("Delete the sessions of purge for good?")
         terminal.type("n\n")
         assert terminal.end() == 1
+    with site.terminal("remove", "purge", "--purge", "--json") as terminal:
+        terminal.until("for good?")
+        terminal.type("\x03")
+        assert terminal.end() == 130
     assert (sessions / "purge").is_dir()
     with site.terminal("remove", "purge", "--purge") as terminal:
         terminal.until("for good?")
@@ -394,6 +405,14 @@ def test_of_a_client_that_is_down_elsewhere_it_is_said_where_its_log_is(site: Si
     site.run("logs", "nobody", status=3)
 
 
+@only_local
+def test_without_a_supervisor_what_was_kept_is_shown(site: Site, tmp_path: Path) -> None:
+    site.scaning("kept")
+    nowhere = f"--run-dir={tmp_path}"
+    assert len(site.run("logs", "kept", "-n", "3", nowhere).stdout.splitlines()) == 3
+    site.run("logs", "nobody", nowhere, status=3)
+
+
 # Messages
 
 
@@ -418,6 +437,23 @@ def test_a_message_goes_to_who_is_meant_and_to_nobody_else(site: Site) -> None:
     assert "has no friend" in site.run("send", "bot", "nobody", "x", status=3).stderr
     for words in (("send", "bot", "owner"), ("send", "bot", "owner", "x", "--file", "photo.png")):
         assert "give a TEXT, or a file" in site.run(*words, status=2).stderr
+    before = site.wx.look("chat", user="bob")["messages"]
+    assert "TO is empty" in site.run("send", "bot", "", "x", status=2).stderr
+    assert "is not UTF-8" in site.run("send", "bot", "owner", "-", typed="caf\udce9", status=2).stderr
+    assert site.wx.look("chat", user="bob")["messages"] == before
+
+
+def test_a_file_may_be_as_large_as_a_call_and_what_is_wrong_with_others_is_said(site: Site) -> None:
+    site.run("start", "bot")
+    site.wx.log_in("bot", "bob")
+    site.wx.phone("say", user="bob", text="hello")
+    eventually(lambda: site.wx.json("get_friend_info", client="bot")[0]["can_send"])
+    for name, size in (("empty", 0), ("large.bin", 8_000_000), ("huge", 8 * 1024 * 1024)):
+        (site.folder / name).write_bytes(b"x" * size)
+    site.run("send", "bot", "owner", "--file", "large.bin")
+    eventually(lambda: "large.bin" in str(site.wx.look("chat", user="bob")), what="the file")
+    assert "empty is empty" in site.run("send", "bot", "owner", "--file", "empty", status=2).stderr
+    assert "larger than the 8 MiB" in site.run("send", "bot", "owner", "--file", "huge", status=2).stderr
 
 
 # The file of clients
@@ -455,6 +491,15 @@ def test_apply_shows_what_differs_in_colours(site: Site) -> None:
         assert terminal.colour("- log_level = info") == "red"
         assert terminal.colour("+ log_level = debug") == "green"
         assert "Nothing was done: --check." in terminal.text()
+
+
+@only_local
+def test_a_client_whose_record_is_broken_is_pruned(site: Site) -> None:
+    site.run("start", "broken")
+    (site.wx.folder / "var/clients/wxclient-broken.env").write_text("nothing\n")
+    (site.folder / "clients.toml").write_text("")
+    assert site.rows("apply", "clients.toml", "--prune") == [["broken", "removed"]]
+    assert site.rows("status") == []
 
 
 def test_a_mistake_in_the_file_changes_nothing(site: Site) -> None:
@@ -498,6 +543,47 @@ def test_json_says_what_went_wrong_as_the_api_does(site: Site) -> None:
     told = site.json("start", "x", "tmpdir=/tmp", status=2)
     assert (told["code"], told["status"]) == (6, "parameter not allowed: tmpdir")
     assert site.json("send", "nobody", "x", "y", status=3)["code"] == 1
+    assert "PARAMETER=VALUE" in site.json("start", "x", "foo", status=2)["reason"]
+    site.run("start", "a")
+    done = site.run("status", "nobody", "a", status=3)
+    assert (done.stdout.split("\t")[0], done.stderr.strip()) == ("a", "Error: nobody: client not exists")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["start", "\udcff"],
+        ["status", "\udcff"],
+        ["start", "x", "log_level=\udcff"],
+        ["start", ""],
+        ["watch", "--json", "--interval", "nan"],
+        ["resume", "--patience", "nan"],
+        ["resume", "--patience", "-1"],
+    ],
+)
+def test_what_is_no_name_and_no_number_is_refused(local: Site, words: list[str]) -> None:
+    assert local.run(*words, status=2).stderr.splitlines()[-1].startswith("Error: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("wxsup status >&-", 0),
+        ("wxsup start closed >&-", 0),
+        ("wxsup status --json >/dev/full", 1),
+        ("PYTHONIOENCODING=latin-1 wxsup status", 0),
+        ("wxsup token add lost --role admin >/dev/full", 1),
+    ],
+)
+def test_an_output_that_takes_nothing_or_has_not_the_letters(local: Site, line: str, status: int) -> None:
+    local.run("start", "客服")
+    environment = {**os.environ, "PATH": f"{SCRIPTS}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", line], cwd=local.folder, env=environment, capture_output=True, check=False)
+    try:
+        assert (done.returncode, b"Traceback" in done.stderr) == (status, False), done.stderr
+        assert local.json("token", "list") == [], "no token that nobody has"
+    finally:
+        (local.wx.folder / "var/tokens.json").unlink(missing_ok=True)
 
 
 def test_every_command_for_clients_answers_in_json(site: Site) -> None:
@@ -519,16 +605,18 @@ def test_a_controller_that_is_not_there_or_does_not_know_us(remote: Site) -> Non
     assert "there is no such token" in remote.run("status", "--token-file", "wrong", status=6).stderr
     (remote.folder / "limited").write_text(remote.wx.wxsup("token", "add", "limited", "--role", "app"))
     assert "not for that call" in remote.run("status", "--token-file", "limited", status=6).stderr
-    operator = {
-        "WXSUP_URL": remote.wx.url,
-        "WXSUP_TOKEN": remote.wx.wxsup("token", "add", "o", "--role", "operator").strip(),
-    }
-    site = Site(remote.wx, remote.folder, operator)
+    site = remote.of(remote.wx.wxsup("token", "add", "o", "--role", "operator"))
     assert site.rows("status") == []
     assert "not for that call" in site.run("remove", "x", status=6).stderr
     assert "No such file" in remote.run("status", "--token-file", "nowhere", status=2).stderr
-    (remote.folder / "two").write_text("wxsup_a\nwxsup_b\n")
-    assert "one token" in remote.run("status", "--token-file", "two", status=2).stderr
+    for wrong in ("wxsup_a\nwxsup_b\n", "wxsup_a b", "wxsup_秘密"):
+        (remote.folder / "two").write_text(wrong)
+        assert "one token" in remote.run("status", "--token-file", "two", status=2).stderr
+        said = remote.of(wrong).run("status", status=2)
+        assert "one token" in said.stderr and "wxsup_" not in said.stderr
+    remote.of(remote.wx.token + "\n").run("status")
+    for url in ("notaurl", "ftp://x/", "http://", "http://[::1", "http://127.0.0.1:99999", "http://me:password@[::1]/"):
+        assert "password@" not in remote.run("status", "--url", url, status=2).stderr
 
 
 def test_a_token_is_in_no_command_line_and_not_with_what_up_starts(short_path: Path) -> None:
@@ -577,6 +665,18 @@ def test_check_says_what_to_do_in_each_line(site: Site) -> None:
 
 
 @only_local
+def test_a_second_controller_leaves_the_pid_file_to_the_first(site: Site) -> None:
+    path = site.wx.folder / "var/run/mojo_weixin_controller_process.pid"
+    pid, port = path.read_text(), free_port()
+    words = [str(SCRIPTS / "wxsup"), "serve", f"--listen=127.0.0.1:{port}"]
+    with subprocess.Popen(words, cwd=site.folder, stderr=subprocess.DEVNULL) as second:
+        eventually(lambda: not ports.free(port), what="the second controller")
+        assert path.read_text() == pid
+        second.terminate()
+    assert path.read_text() == pid
+
+
+@only_local
 def test_config_says_where_each_setting_comes_from(site: Site) -> None:
     (site.folder / "wxsup.toml").write_text('post_api = "https://example.com/hook?key=hunter2"\npoll_interval = 7\n')
     try:
@@ -615,34 +715,32 @@ def test_tokens_are_a_table_at_a_terminal(site: Site) -> None:
 # The shell
 
 
-@pytest.mark.parametrize(
-    ("line", "completed"),
-    [
-        ("wxsup sta", ["start", "status"]),
-        ("wxsup token ", ["add", "list", "revoke"]),
-        ("wxsup status --ur", ["--url"]),
-        ("wxsup stop sho", ["shop-1", "shop-2"]),
-        ("wxsup completion ", ["bash", "zsh", "fish"]),
-    ],
-)
-def test_the_tab_key_completes_commands_options_and_names(site: Site, line: str, completed: list[str]) -> None:
-    for name in ("shop-1", "shop-2", "other"):
-        site.run("start", name)
-    last = "''" if line.endswith(" ") else ""
-    script = (
-        f'eval "$(wxsup completion bash)"; COMP_WORDS=({line}{last});'
-        "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); compopt() { :; };"
-        '_wxsup_completion wxsup; printf "%s\\n" "${COMPREPLY[@]}"'
-    )
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=site.folder,
-        env={**os.environ, **site.environment, "PATH": f"{SCRIPTS}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert sorted(done.stdout.split()) == sorted(completed), done.stderr
+COMPLETED = {
+    "wxsup sta": ["start", "status"],
+    "wxsup token ": ["add", "list", "revoke"],
+    "wxsup status --ur": ["--url"],
+    "wxsup stop sho": ["shop-1", "shop-2", "shop-客服"],
+    "wxsup completion ": ["bash", "fish", "zsh"],
+}
+
+
+def test_the_tab_key_completes_commands_options_and_names_that_a_shell_takes_for_one_word(site: Site) -> None:
+    hostile = ("shop-$(touch pwn)", "shop-`x`", "shop- 1", "shop-'", "-shop")
+    for name in ("shop-1", "shop-2", "shop-客服", "other", *hostile):
+        site.run("start", "--", name)
+
+    def completed(line: str) -> list[str]:
+        last = "''" if line.endswith(" ") else ""
+        script = (
+            f'eval "$(wxsup completion bash)"; COMP_WORDS=({line}{last});'
+            "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); compopt() { :; };"
+            '_wxsup_completion wxsup; printf "%s\\n" "${COMPREPLY[@]}"'
+        )
+        environment = {**os.environ, **site.environment, "PATH": f"{SCRIPTS}:{os.environ['PATH']}"}
+        done = subprocess.run(["bash", "-c", script], cwd=site.folder, env=environment, capture_output=True, text=True)
+        return sorted(done.stdout.splitlines())
+
+    assert {line: completed(line) for line in COMPLETED} == COMPLETED
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -198,6 +198,7 @@ def test_a_claim_ends_with_what_went_wrong_under_it(tmp_path: Path) -> None:
     registry = make(tmp_path)
     with contextlib.suppress(NoFreePort), registry.claimed("a", timeout=0):
         raise NoFreePort
+    assert not list(tmp_path.rglob("wxclient-a")), "no lock stays of a client that there is not"
     with registry.claimed("a", timeout=0):
         pass
 

@@ -403,3 +403,20 @@ def test_every_public_thing_is_documented_as_it_is_called() -> None:
         assert rows[name].replace('"', "'") == ", ".join(shown), name
         assert function.__doc__ or name == "Controller"
     assert all(name in page for name in sdk.__all__)
+
+
+@pytest.mark.parametrize("token", ["wxsup_a\n", "wxsup_a b", "wxsup_秘密", "\udcff"])
+def test_what_is_no_token_is_refused_and_not_repeated(token: str) -> None:
+    with pytest.raises(ValueError, match=r"^that is no token$"):
+        Controller(token=token)
+
+
+def test_a_password_in_the_url_is_in_no_error() -> None:
+    with Controller("http://me:secret@127.0.0.1:9") as wx, pytest.raises(ControllerUnreachable) as caught:
+        wx.check()
+    assert str(caught.value).startswith("http://127.0.0.1:9: ")
+
+
+def test_a_name_that_no_encoding_has_is_refused_before_anything_is_asked() -> None:
+    with Controller("http://127.0.0.1:9") as wx, pytest.raises(ParameterRefused, match="client: it is not UTF-8"):
+        wx.check("\udcff")

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import io
 import json
 import time
+import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from wxsup import names, terminal
 from wxsup.commands.clients import STATES, row, trouble
 from wxsup.errors import ClientUnknown, ControllerUnreachable, StartFailed
 from wxsup.terminal import Column, Output, ago, clean, size, stamp, table
 
+TURNING = ("RLO", "LRO", "RLE", "LRE", "RLI", "LRI", "FSI", "PDI", "PDF")
 COLUMNS = (Column("NAME", "name"), Column("SINCE", "since", show=ago, plain=stamp))
 
 
@@ -24,6 +28,7 @@ def test_in_a_pipe_there_is_a_line_for_each_row_and_a_tab_between_values(capsys:
 def test_nothing_that_is_told_can_steer_a_terminal_or_break_a_line(text: str) -> None:
     shown = clean(text)
     assert not names.has_control(shown)
+    assert {unicodedata.bidirectional(character) for character in shown}.isdisjoint(TURNING)
     assert len(shown) == len(text)
     assert terminal.plain(Column("", "x"), {"x": text}).count("\t") == 0
 
@@ -36,9 +41,18 @@ def test_nothing_that_is_told_can_steer_a_terminal_or_break_a_line(text: str) ->
 )
 def test_whatever_a_client_tells_of_itself_is_shown_or_left_out(told: dict[str, object]) -> None:
     entry = {"account": "a", "process": "running", "state": "running", **told}
-    table(STATES, [row(entry)])
+    table(Console(), STATES, [row(entry)])
     for column in STATES:
         terminal.plain(column, row(entry))
+
+
+def test_the_reason_is_shown_at_a_narrow_terminal() -> None:
+    entry = {"account": "a" * 30, "process": "failed", "state": "stop", "since": 1.0, "reason": "exit status 75"}
+    for width, told in ((60, f"{'a' * 30}: exit status 75"), (160, f"{'a' * 30}  failed")):
+        console = Console(width=width, file=io.StringIO(), color_system=None)
+        with console.capture() as shown:
+            console.print(table(console, STATES, [row(entry)]))
+        assert told in shown.get() and "exit status 75" in shown.get()
 
 
 def test_json_is_one_line_in_utf_8_and_can_say_half_a_surrogate(capsys: pytest.CaptureFixture[str]) -> None:

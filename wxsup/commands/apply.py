@@ -69,7 +69,7 @@ def _carry_out(output: Output, wx: Controller, steps: list[Step]) -> dict[str, W
     act: dict[Action, Callable[[Step], object]] = {
         Action.START: lambda step: wx.start(step.name, **step.params),
         Action.CHANGE: lambda step: wx.change(step.name, **step.params),
-        Action.REMOVE: lambda step: wx.stop(step.name),
+        Action.REMOVE: lambda step: wx.remove(step.name),
     }
     failures = {}
     for step in output.progress([step for step in steps if step.action in act], "applying"):
@@ -98,6 +98,6 @@ def _print(output: Output, steps: list[Step], *, diff: bool, check: bool) -> Non
         for name, (old, new) in step.changes.items():
             for sign, colour, value in (("-", "red", old), ("+", "green", new)):
                 if value is not None:
-                    click.secho(f"  {sign} {name} = {clean(value)}", fg=colour if output.colours else None)
+                    click.echo(output.styled(f"  {sign} {name} = {clean(value)}", colour))
     unchanged = sum(step.action is Action.NOTHING for step in steps)
     output.say(f"{unchanged} unchanged." + (" Nothing was done: --check." if check else ""))

@@ -5,18 +5,20 @@ from __future__ import annotations
 import difflib
 import math
 import shlex
+import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from wxsup import options
-from wxsup.errors import ParameterRefused, WxsupError
+from wxsup.errors import ParameterRefused, Refusal, WxsupError
 from wxsup.flags import Target, clients_of, name_argument, names_argument, with_target
-from wxsup.terminal import Column, Output, ago, size, stamp
+from wxsup.terminal import Column, Output, ago, clean, size, stamp
 from wxsup.usage import Exit, command
 
 Entry = dict[str, Any]
+Told = TypeVar("Told")
 
 COLOURS = {
     **dict.fromkeys(("running", "success"), "green"),
@@ -68,7 +70,7 @@ def start(target: Target, output: Output, name: str, parameters: tuple[str, ...]
         except ParameterRefused as ex:
             raise _with_hint(ex, given) from ex
     _print(output, [reply])
-    output.hint(f"Next: wxsup qr {shlex.quote(name)}")
+    output.hint(f"Next: wxsup qr {'-- ' if name.startswith('-') else ''}{shlex.quote(name)}")
 
 
 @command(
@@ -104,7 +106,7 @@ def restart(target: Target, output: Output, names: tuple[str, ...]) -> None:
 
 @command(
     examples=[
-        ("wxsup remove demo --purge", "also its session, messages and files, for good: a later start needs a scan"),
+        ("wxsup remove demo --purge", "also its session and messages, for good: a later start needs a scan"),
         ("wxsup remove demo --purge --yes", "without being asked"),
     ]
 )
@@ -118,8 +120,10 @@ def remove(target: Target, output: Output, names: tuple[str, ...], purge: bool, 
     It does so whatever has become of them: they may be down, and their records broken. With --purge they may have been
     stopped and forgotten before.
     """
-    if purge and not yes and output.for_people:
-        click.confirm(f"Delete the sessions of {', '.join(names)} for good?", abort=True, err=True)
+    if purge and not yes and sys.stdin and sys.stdin.isatty():
+        sessions = clean(", ".join(names))
+        if not click.confirm(f"Delete the sessions of {sessions} for good?", err=True):
+            raise Refusal("nothing was removed")
     with target.controller(acting=True) as wx:
         _each(output, names, lambda name: wx.remove(name, purge=purge), "removing")
 
@@ -142,13 +146,15 @@ def status(target: Target, output: Output, names: tuple[str, ...]) -> None:
     PROCESS is what the supervisor says, LOGIN what the client does: a running process may wait for a scan.
     """
     with target.controller() as wx:
-        found = [entry for name in names for entry in wx.check(name)] if names else wx.check()
+        checks, failures = _tried(names, wx.check) if names else ([wx.check()], [])
+    found = [entry for entries in checks for entry in entries]
     if output.as_json:
         output.document({"code": 0, "client": found})
     else:
         output.rows(STATES, map(row, found))
-        if not found:
+        if not (names or found):
             output.say("There are no clients yet; wxsup start NAME starts one.")
+    _fail(output, failures)
     if names and any(entry["state"] != "running" for entry in found):
         raise click.exceptions.Exit(Exit.NOT_LOGGED_IN)
 
@@ -178,14 +184,25 @@ def _is_number(value: Any) -> bool:
 
 
 def _each(output: Output, names: Iterable[str], act: Callable[[str], Entry], doing: str) -> None:
-    """Do something to each client; what goes wrong with one keeps no other from its turn."""
-    replies, failures = [], []
-    for name in output.progress(list(dict.fromkeys(names)), doing):
+    """Do something to each client, and print what came of it."""
+    replies, failures = _tried(output.progress(list(dict.fromkeys(names)), doing), act)
+    _print(output, replies)
+    _fail(output, failures)
+
+
+def _tried(names: Iterable[str], act: Callable[[str], Told]) -> tuple[list[Told], list[tuple[str, WxsupError]]]:
+    """Return what was told of each client, and what went wrong; that with one keeps no other from its turn."""
+    told, failures = [], []
+    for name in names:
         try:
-            replies.append(act(name))
+            told.append(act(name))
         except WxsupError as ex:
             failures.append((name, ex))
-    _print(output, replies)
+    return told, failures
+
+
+def _fail(output: Output, failures: Iterable[tuple[str, WxsupError]]) -> None:
+    """Say what went wrong, if anything did, and end with the status of the first."""
     statuses = [output.trouble(ex, name, client=name) for name, ex in failures]
     if statuses:
         raise click.exceptions.Exit(statuses[0])

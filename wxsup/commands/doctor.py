@@ -40,7 +40,8 @@ def check(config: Path | None, flags: dict[str, str], output: Output, for_start:
     """Look what is in the way of the controller, and how to mend it.
 
     It looks at folders and rights, records, secrets, tokens, addresses, the supervisor, ports, file descriptors, stale
-    files and the clock. Exits with 1 if anything has failed; a warning fails nothing.
+    files and the clock, and makes folders that are missing. Exits with 1 if anything has failed; a warning fails
+    nothing.
     """
     from wxsup import doctor
 
@@ -61,7 +62,7 @@ def check(config: Path | None, flags: dict[str, str], output: Output, for_start:
 
 
 def _print(output: Output, finding: Any) -> None:
-    level = click.style(f"{finding.level:4}", fg=LEVELS[finding.level] if output.colours else None)
+    level = output.styled(f"{finding.level:4}", LEVELS[finding.level])
     trouble = f": {finding.problem}; {finding.remedy}" if finding.problem else ""
     click.echo(f"{level}  {clean(finding.what + trouble)}")
 

@@ -51,7 +51,8 @@ def logs(target: Target, output: Output, name: str, follow: bool, lines: int) ->
                 _print(output, line)
             return
         except (ClientUnreachable, SupervisorUnreachable, ApiNotFound) as ex:
-            wx.check(name)  # of a client that there is not, nothing is kept
+            with suppress(SupervisorUnreachable):
+                wx.check(name)  # of a client that there is not, nothing is kept
             if target.remote:
                 raise Refusal(f"{name} cannot be reached ({ex}), and its log is on the machine that it runs on") from ex
             click.echo(

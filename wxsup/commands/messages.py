@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
 FILEHELPER = "filehelper"
 KEYS = ("id", "account", "markname", "displayname", "name")
+MOST = 8 * 1024 * 1024 - 4096  # of a file: the API takes 8 MiB for the whole call
 
 
 @command(
@@ -45,11 +45,13 @@ def send(
     """
     if (text is None) == (path is None):
         raise click.UsageError("give a TEXT, or a file with --file")
+    if not to:
+        raise click.UsageError("TO is empty")
     if text == "-":
-        text = sys.stdin.read().rstrip("\n")
+        text = _input()
     params: dict[str, Any] = {"async": True} if promised else {}
     if path:
-        params |= {"media_data": base64.b64encode(path.read_bytes()).decode(), "media_name": path.name}
+        params |= {"media_data": _content(path), "media_name": path.name}
     else:
         params["content"] = text
     with target.controller() as wx:
@@ -58,6 +60,25 @@ def send(
         output.document(reply)
     else:
         output.say(str(reply["status"]))
+
+
+def _input() -> str:
+    """Return what comes from standard input, without the end of its last line."""
+    try:
+        return sys.stdin.buffer.read().decode().rstrip("\n")
+    except UnicodeDecodeError as ex:
+        raise click.UsageError("standard input is not UTF-8") from ex
+
+
+def _content(path: Path) -> bytes:
+    """Return a file that is to be sent."""
+    with path.open("rb") as file:
+        content = file.read(MOST + 1)
+    if not content:
+        raise click.UsageError(f"{path} is empty")
+    if len(content) > MOST:
+        raise click.UsageError(f"{path} is larger than the 8 MiB that one call may hold; media_path takes larger files")
+    return content
 
 
 def _friend(wx: Controller, name: str, to: str) -> str:

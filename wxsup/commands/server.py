@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wxsup import __version__, daemon, settings
+from wxsup import __version__, daemon, settings, values
 from wxsup.errors import Refusal
-from wxsup.flags import clients_of, in_force, with_output, with_settings, with_shown_settings
+from wxsup.flags import clients_of, in_force, parsed, with_output, with_settings, with_shown_settings
 from wxsup.settings import Settings
 from wxsup.terminal import Output, clean
 from wxsup.usage import command
@@ -81,7 +81,13 @@ def serve(config: Path | None, flags: dict[str, str]) -> None:
         ("wxsup sandbox --sandbox-listen=127.0.0.1:2081", "at another address"),
     ]
 )
-@click.option("--hold", type=float, default=25.0, show_default=True, help="seconds for which polls are held")
+@click.option(
+    "--hold",
+    default="25",
+    callback=parsed(values.seconds(0, 3600)),
+    show_default=True,
+    help="seconds for which polls are held",
+)
 @with_settings
 def sandbox(config: Path | None, flags: dict[str, str], hold: float) -> None:
     """Run the sandbox, a pretend WeChat with a phone page."""
@@ -132,7 +138,12 @@ def refresh(config: Path | None, flags: dict[str, str], output: Output) -> None:
         ("wxsup resume --patience 300", "what wxsup-resume.service runs at boot, while systemd is still busy"),
     ]
 )
-@click.option("--patience", type=float, default=0.0, help="seconds for which to go on asking a supervisor that is away")
+@click.option(
+    "--patience",
+    default="0",
+    callback=parsed(values.seconds(0, 86400)),
+    help="seconds for which to go on asking a supervisor that is away",
+)
 @with_output
 @with_settings
 def resume(config: Path | None, flags: dict[str, str], output: Output, patience: float) -> None:

@@ -78,10 +78,14 @@ def add(
         raise SettingInvalid(str(ex)) from ex
     first = known.read() is None
     known.add(made)
-    if output.as_json:
-        output.document({**_shown(made), "token": secret})
-    else:
-        click.echo(secret)
+    try:
+        if output.as_json:
+            output.document({**_shown(made), "token": secret})
+        else:
+            click.echo(secret)
+    except OSError:
+        known.revoke(name)  # nobody has it
+        raise
     if first:
         click.echo("This is the first token: from now on every call needs one.", err=True)
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wxsup import values
 from wxsup.commands.clients import STATES, row
 from wxsup.errors import WxsupError
-from wxsup.flags import Target, interruptible, with_target
+from wxsup.flags import Target, interruptible, parsed, with_target
 from wxsup.terminal import Output, body, clean, table
 from wxsup.usage import command
 
@@ -33,7 +34,7 @@ QUIT = b"qQ\x03\x04"
         ("wxsup watch --json | jq -c '.client[].state'", "a line of JSON each time"),
     ]
 )
-@click.option("--interval", type=click.FloatRange(0.1, 3600), default=2.0, show_default=True, help="seconds")
+@click.option("--interval", default="2", callback=parsed(values.seconds(0.1, 3600)), show_default=True, help="seconds")
 @with_target
 def watch(target: Target, output: Output, interval: float) -> None:
     """Show the state of all clients, live; q or Ctrl-C ends it."""
@@ -55,7 +56,7 @@ def _watch(wx: Controller, output: Output, interval: float) -> None:
         while True:
             heading = Text(f"{time.strftime('%H:%M:%S')}  every {interval:g} s, q ends\n", "dim")
             try:
-                live.update(Group(heading, table(STATES, map(row, wx.check()))), refresh=True)
+                live.update(Group(heading, table(live.console, STATES, map(row, wx.check()))), refresh=True)
             except WxsupError as ex:
                 live.update(Group(heading, Text(clean(str(body(ex)["reason"])), "red")), refresh=True)
             if _asked_to_quit(interval):
