@@ -68,6 +68,10 @@ class Installed(Calls):
         """Return a property of a client's unit."""
         return self.machine.systemctl("show", "--value", f"--property={field}", "--", self.unit(client)).strip()
 
+    def journal(self, client: str) -> str:
+        """Return the newest lines of the journal about a client's unit."""
+        return self.machine.run("journalctl", "-o", "short-precise", "-n", "30", "-u", self.unit(client)).stdout
+
     def drop_in(self, client: str, text: str) -> None:
         """Change the unit of one client, as systemctl edit does; an empty text takes the change back."""
         self.drop_in_of(self.unit(client), text)

@@ -15,8 +15,9 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,6 +29,11 @@ from wxsup.daemon import set_parent_death_signal
 
 BOOT_TIMEOUT = 60.0
 CLONE_NEWNET = 0x40000000  # sched.h
+
+#: The hierarchies that systemd puts services into: its own beside those of cgroups v1, or the one of v2 (cgroups(7)).
+CGROUPS = [path for path in map(Path, ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified")) if path.is_dir()] or [
+    Path("/sys/fs/cgroup")
+]
 
 #: Units that would reach out of the machine, to the kernel or the devices that it shares with the host.
 MASKED = (
@@ -123,6 +129,7 @@ class Machine:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._cgroups: list[Path] = []
         self._keeper: subprocess.Popen[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -135,6 +142,8 @@ class Machine:
             preexec_fn=die_with_parent,
         )
         assert self._keeper.stdout and self._keeper.stdout.readline() == b"ready\n"
+        # Two machines in one would clean away each other's cgroups (exit status 219 of systemd.exec(5)).
+        self._cgroups = [Path(tempfile.mkdtemp(prefix="machine-", dir=hierarchy)) for hierarchy in CGROUPS]
         self.boot()
         return self
 
@@ -148,6 +157,7 @@ class Machine:
         self._keeper.kill()
         self._keeper.wait()
         self._keeper.stdout.close()
+        eventually(self._without_cgroups, what="the end of all its processes")
 
     @property
     def pid(self) -> int:
@@ -173,7 +183,7 @@ class Machine:
             + "unshare --mount --pid --fork --kill-child --cgroup --uts --ipc --net --".split()
             + ["bash", "-c", BOOT, "boot", str(self._folder), " ".join(MASKED)],
             stdin=subprocess.DEVNULL,
-            preexec_fn=die_with_parent,
+            preexec_fn=self._enter_cgroups,
         )
         eventually(self._is_up, timeout=BOOT_TIMEOUT, what="the machine")
 
@@ -241,6 +251,20 @@ class Machine:
                 yield
             finally:
                 assert libc.setns(ours.fileno(), CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+
+    def _enter_cgroups(self) -> None:
+        """Make our cgroups those that unshare --cgroup takes for the roots (cgroup_namespaces(7))."""
+        die_with_parent()
+        for cgroup in self._cgroups:
+            (cgroup / "cgroup.procs").write_text("0")
+
+    def _without_cgroups(self) -> bool:
+        """Remove the cgroups and those below them, and tell whether that is done."""
+        with suppress(OSError):  # somebody is in there yet
+            for cgroup in self._cgroups:
+                for folder, _, _ in os.walk(cgroup, topdown=False):
+                    os.rmdir(folder)
+        return not any(cgroup.exists() for cgroup in self._cgroups)
 
     def _is_up(self) -> bool:
         assert self._process

@@ -77,7 +77,7 @@ def test_the_controllers_user_may_do_nothing_else(wx: Installed, command: str) -
     done = wx.machine.run(program, "--no-ask-password", *words, user="wxsup", check=False)
     assert done.returncode != 0
     assert "uthentication required" in done.stderr or "Access denied" in done.stderr, done.stderr
-    assert wx.show("mine", "MainPID") == pid
+    assert wx.show("mine", "MainPID") == pid, wx.journal("mine")
 
 
 @pytest.mark.parametrize("user", ["wxclient", "nobody"])
@@ -86,7 +86,7 @@ def test_nobody_else_may_touch_clients(wx: Installed, user: str, verb: str) -> N
     pid = str(wx.json("start_client", client="mine")["pid"])
     done = wx.machine.run("systemctl", "--no-ask-password", verb, "wxclient@mine", user=user, check=False)
     assert done.returncode != 0
-    assert wx.show("mine", "MainPID") == pid
+    assert wx.show("mine", "MainPID") == pid, wx.journal("mine")
 
 
 def test_the_controller_reads_state_and_code_of_a_client_and_nothing_else(wx: Installed) -> None:
