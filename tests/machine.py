@@ -144,6 +144,8 @@ class Machine:
         assert self._keeper.stdout and self._keeper.stdout.readline() == b"ready\n"
         # Two machines in one would clean away each other's cgroups (exit status 219 of systemd.exec(5)).
         self._cgroups = [Path(tempfile.mkdtemp(prefix="machine-", dir=hierarchy)) for hierarchy in CGROUPS]
+        for cgroup in self._cgroups:
+            cgroup.chmod(0o755)  # for the systemd of a user, too
         self.boot()
         return self
 

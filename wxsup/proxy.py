@@ -95,8 +95,10 @@ class Proxy:
         """End every held poll with PollEnded, now and from now on."""
         self._released = True
         for connection in tuple(self._held):
-            with suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
+            # We are in a signal handler: an answer may be on its way, and the connection closed already.
+            if connection.sock is not None:
+                with suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the idle connections."""

@@ -99,7 +99,7 @@ def duration(value: str) -> float:
     """Take a time such as 90s, 15m, 12h, 30d or 4w, and return its seconds."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
     if not re.fullmatch(r"[1-9][0-9]{0,4}[smhdw]", value):
-        raise ValueError("it must be a time such as 90s, 15m, 12h or 30d")
+        raise ValueError("it must be a time such as 12h, 30d, 15m or 90s")
     return float(int(value[:-1]) * units[value[-1]])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import socket
 import threading
@@ -596,3 +597,10 @@ def test_small_packets_are_not_held_back(over: Proxy) -> None:
         forward(over, client.address)
         ((_, connection),) = over._connections._idle[client.address]
         assert connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_stop_minds_no_connection_that_its_answer_has_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(Proxy()) as proxy:
+        # As a signal finds it between an answer with Connection: close and its being handed on.
+        monkeypatch.setattr(proxy, "_held", {http.client.HTTPConnection("127.0.0.1")})
+        proxy.release()
