@@ -57,7 +57,7 @@ def load(path: Path, *, post_api_allow: str = ANY_URL) -> dict[str, Params]:
         raise SettingInvalid(f"{path}: {ex}") from ex
     for title in found.keys() - set(TABLES):
         raise SettingInvalid(
-            f"{path}: there is no table [{title}]{_near(title, TABLES)}; see [defaults], [clients.NAME]"
+            f"{path}: there is no table [{title}]{near(title, TABLES)}; see [defaults], [clients.NAME]"
         )
     clients = _table(path, "clients", found.get("clients", {}))
     defaults = _params(path, "defaults", found.get("defaults", {}), post_api_allow)
@@ -102,7 +102,7 @@ def _params(path: Path, title: str, table: Any, post_api_allow: str) -> Params:
         return options.accept(given, post_api_allow=post_api_allow)
     except WxsupError as ex:
         wrong = next((name for name in given if name in getattr(ex, "status", "")), "")
-        raise SettingInvalid(f"{path}: [{title}]: {ex}{_near(wrong, options.http_names())}") from ex
+        raise SettingInvalid(f"{path}: [{title}]: {ex}{near(wrong, options.http_names())}") from ex
 
 
 def _table(path: Path, title: str, value: Any) -> dict[str, Any]:
@@ -119,6 +119,7 @@ def _text(path: Path, title: str, name: str, value: Any) -> str:
     raise SettingInvalid(f"{path}: [{title}]: {name} must be a text, a number, true or false")
 
 
-def _near(name: str, known: Iterable[str]) -> str:
+def near(name: str, known: Iterable[str]) -> str:
+    """Return a hint at the one of `known` that was meant by `name`, "" if there is none nearly called so."""
     found = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {found[0]}?" if found and name not in found else ""

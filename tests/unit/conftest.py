@@ -1,18 +1,20 @@
-"""A controller over the memory supervisor and real records, for the tests of everything that stands on it."""
+"""A controller over the memory supervisor and real records, and reports of a client, for tests of what needs them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+from tests.account import FragileStore, Receiver, options
 from tests.ports import free_port
 from wxsup import names, values
 from wxsup.access import Gate, open_tokens
+from wxsup.client.events import Events
 from wxsup.controller import Controller
 from wxsup.environment import path_of
 from wxsup.model import Client
@@ -96,3 +98,35 @@ def make_world(tmp_path: Path) -> MakeWorld:
 @pytest.fixture
 def world(make_world: MakeWorld) -> World:
     return make_world()
+
+
+MakeEvents = Callable[..., Events]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[FragileStore]:
+    store = FragileStore(tmp_path / "account.sqlite")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def make_events(store: FragileStore, tmp_path: Path) -> Iterator[MakeEvents]:
+    made: list[Events] = []
+
+    def make(post_api: str = "", key: str = "", **given: object) -> Events:
+        events = Events(store, options(tmp_path, **{"plugin_openwx_post_api": post_api, **given}), key=key)
+        events.start()
+        made.append(events)
+        return events
+
+    yield make
+    store.broken = ""
+    for events in made:
+        events.stop(grace=5)

@@ -3,49 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-from tests.account import FragileStore, Receiver, options
+from tests.account import FragileStore, Receiver
 from tests.deadline import eventually
+from tests.unit.conftest import MakeEvents
 from wxsup.client import events as module
 from wxsup.client.events import Events
 from wxsup.client.store import Store
 from wxsup.client.store.outbox import Report
-
-MakeEvents = Callable[..., Events]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[FragileStore]:
-    store = FragileStore(tmp_path / "account.sqlite")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture
-def make_events(store: FragileStore, tmp_path: Path) -> Iterator[MakeEvents]:
-    made: list[Events] = []
-
-    def make(**given: object) -> Events:
-        events = Events(store, options(tmp_path, **given))
-        events.start()
-        made.append(events)
-        return events
-
-    yield make
-    store.broken = ""
-    for events in made:
-        events.stop(grace=5)
 
 
 def contents(reports: list[Report]) -> list[str]:

@@ -9,7 +9,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,13 @@ import pytest
 from tests.account import FragileStore, Receiver, options
 from tests.deadline import eventually
 from tests.ports import free_port
+from tests.unit.conftest import MakeEvents
 from tests.unit.upstream import Connection, Upstream, reply, replying
 from wxsup.client import posting as module
 from wxsup.client.events import Events
 from wxsup.client.store import Store
 from wxsup.errors import CallFailed
 
-MakeEvents = Callable[..., Events]
 KEY = "a secret of some length"
 
 
@@ -32,35 +32,6 @@ KEY = "a secret of some length"
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RETRY_FIRST", 0.02)
     monkeypatch.setattr(module, "RETRY_MOST", 0.05)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[FragileStore]:
-    store = FragileStore(tmp_path / "account.sqlite")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture
-def make_events(store: FragileStore, tmp_path: Path) -> Iterator[MakeEvents]:
-    made: list[Events] = []
-
-    def make(post_api: str, key: str = "", **given: object) -> Events:
-        events = Events(store, options(tmp_path, plugin_openwx_post_api=post_api, **given), key=key)
-        events.start()
-        made.append(events)
-        return events
-
-    yield make
-    store.broken = ""
-    for events in made:
-        events.stop(grace=5)
 
 
 def say(events: Events, content: str, conversation: str = "anne") -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import shlex
 import sys
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from wxsup import options
+from wxsup import manifest, options
 from wxsup.errors import ParameterRefused, Refusal, WxsupError
 from wxsup.flags import Target, clients_of, name_argument, names_argument, with_target
 from wxsup.terminal import Column, Output, ago, clean, size, stamp
@@ -220,6 +219,5 @@ def _with_hint(error: ParameterRefused, given: Iterable[str]) -> WxsupError:
     """Return `error` with the parameter that was meant, if one is nearly called so."""
     known = options.http_names()
     wrong = next((name for name in given if name not in known and name in error.status), "")
-    near = difflib.get_close_matches(wrong, known, 1)
-    sentence = error.reason or error.status
-    return ParameterRefused(wrong, f"{sentence}; did you mean {near[0]}?") if near else error
+    hint = manifest.near(wrong, known)
+    return ParameterRefused(wrong, f"{error.reason or error.status}{hint}") if hint else error
